@@ -1,0 +1,2 @@
+//! The packet logic of Longshore: generic over [`Packet`] and [`Maps`], without aya.
+#![no_std]
