@@ -1,1 +1,7 @@
-//! The shell.
+//! The shell of Longshore: observes, asks the core, and executes.
+//!
+//! Rooms and what each may import stand in ARCHITECTURE.md. Nobody imports `app`.
+
+pub mod clock;
+pub mod supervise;
+pub mod world;

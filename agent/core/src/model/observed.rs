@@ -52,8 +52,16 @@ pub struct ObservedSandbox {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ContainerState {
     Created,
-    Running { started_at: Time },
-    Exited { started_at: Time, finished_at: Time, exit_code: i32, reason: String, message: String },
+    Running {
+        started_at: Time,
+    },
+    Exited {
+        started_at: Time,
+        finished_at: Time,
+        exit_code: i32,
+        reason: String,
+        message: String,
+    },
     /// The runtime does not know: counts as failed, never as success (I5).
     Unknown,
 }
@@ -89,9 +97,15 @@ pub enum ImageState {
         uid: Option<i64>,
         username: String,
     },
-    Pulling { since: Time },
+    Pulling {
+        since: Time,
+    },
     /// The last pull failed.
-    Failed { at: Time, reason: &'static str, message: String },
+    Failed {
+        at: Time,
+        reason: &'static str,
+        message: String,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -16,29 +16,59 @@ pub enum Action {
     /// Make the pod's directories, files and mounts what the plan says (A99–A105, A199).
     EnsureVolumes(VolumePlan),
     /// Pull unless it is on its way already. The result is an [`crate::model::ImageState`].
-    PullImage { image: String, container: String },
+    PullImage {
+        image: String,
+        container: String,
+    },
     /// RunPodSandbox. Below it the runtime calls our CNI plugin.
-    RunSandbox { config: Box<cri::PodSandboxConfig>, runtime_handler: String },
+    RunSandbox {
+        config: Box<cri::PodSandboxConfig>,
+        runtime_handler: String,
+    },
     CreateContainer {
         sandbox_id: String,
         config: Box<cri::ContainerConfig>,
         sandbox_config: Box<cri::PodSandboxConfig>,
     },
-    StartContainer { id: String, name: String },
+    StartContainer {
+        id: String,
+        name: String,
+    },
     /// SIGTERM (or the image's signal), `grace_s` seconds, SIGKILL (A58). Returns at once; the end is observed.
-    StopContainer { id: String, name: String, grace_s: i64, why: String },
-    RemoveContainer { id: String, name: String },
-    StopSandbox { id: String },
-    RemoveSandbox { id: String },
-    /// Unmount and remove the pod's directories.
-    RemoveVolumes,
+    StopContainer {
+        id: String,
+        name: String,
+        grace_s: i64,
+        why: String,
+    },
+    RemoveContainer {
+        id: String,
+        name: String,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
+    /// Unmount and remove everything below the pod's directory.
+    RemoveVolumes {
+        pod_dir: String,
+    },
     RemoveCgroup(CgroupPlan),
     /// Remove the pod's log directory.
-    RemoveLogs { directory: String },
+    RemoveLogs {
+        directory: String,
+    },
     /// The pod is gone: delete the API object (or forget it, standalone) (A62).
     Finish,
     /// Record an event (A194).
-    Event { warning: bool, reason: &'static str, message: String, container: Option<String> },
+    Event {
+        warning: bool,
+        reason: &'static str,
+        message: String,
+        container: Option<String>,
+    },
 }
 
 /// The answer to "what now?". Printing it is enough to understand a pod.
@@ -87,16 +117,29 @@ pub struct CgroupPlan {
 /// Everything of the pod below its directory.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct VolumePlan {
+    /// `<pods_dir>/<uid>`.
+    pub pod_dir: String,
+    /// `<pod_logs_dir>/<namespace>_<name>_<uid>` (A206).
+    pub log_dir: String,
     /// By volume name.
-    pub volumes: BTreeMap<String, Volume>,
-    /// Files the daemon owns, by name in the pod directory (`etc-hosts`), with mode.
+    pub volumes: BTreeMap<String, PlannedVolume>,
+    /// Files the daemon owns, by path below `pod_dir` (`etc-hosts`), with mode.
     pub files: BTreeMap<String, FileContent>,
     /// fsGroup: volumes that support it get this gid and g+rwX, setgid on directories (A115).
     pub fs_group: Option<i64>,
-    /// Per container: directory of its logs below the pod's log directory.
+    /// Directories of the containers' logs, below `log_dir`.
     pub log_directories: Vec<String>,
-    /// Containers that need a termination message file.
+    /// Empty files for termination messages, by path below `pod_dir` (A71).
     pub termination_files: Vec<String>,
+}
+
+/// A volume and where containers mount it from:
+/// `<pod_dir>/volumes/kubernetes.io~<empty-dir|configmap|secret|downward-api|projected>/<name>`,
+/// or the host's own path.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlannedVolume {
+    pub path: String,
+    pub volume: Volume,
 }
 
 #[derive(Clone, PartialEq, Debug)]
