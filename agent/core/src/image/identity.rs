@@ -4,8 +4,9 @@
 //! meanings on every run; [`Numbers`] is what notices that two texts share a number. Deliberately
 //! absent: any counter that would outlive the process.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+
+use imbl::OrdMap;
 
 use super::logical::{CidrClass, Class, Endpoint, Group, PeerTerm, PortSet, PortTerm, Protocol};
 use crate::model::hash::hash64;
@@ -23,12 +24,12 @@ fn attempt_of(text: &str, attempt: u32) -> u64 {
 /// Which text has which number, so that two meanings never share one.
 ///
 /// A compiler that keeps one of these asks it instead of [`Group::id`]; they differ only after a
-/// collision of 64-bit hashes. Texts that are [forgotten](Self::forget) free their number.
+/// collision of 64-bit hashes. A clone shares everything. Texts that are [forgotten](Self::forget) free their number.
 #[derive(Clone, Default, Debug)]
 pub struct Numbers {
-    texts: BTreeMap<u64, String>,
+    texts: OrdMap<u64, String>,
     /// Only texts whose number is not [`number_of`]: as good as always empty.
-    moved: BTreeMap<String, u64>,
+    moved: OrdMap<String, u64>,
 }
 
 impl Numbers {
