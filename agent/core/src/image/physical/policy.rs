@@ -428,7 +428,9 @@ impl Policy {
         let content = self.groups.remove(&id).and_then(|state| state.content);
         let rules = content.iter().flat_map(|group| group.rules.values());
         for term in rules.flat_map(|rule| &rule.peers) {
-            self.forget_term(term, |state| drop(state.groups.remove(&id)));
+            self.forget_term(term, |state| {
+                state.groups.remove(&id);
+            });
         }
         mirror.delete_group(plan, Phase::Due, id);
     }
@@ -436,7 +438,9 @@ impl Policy {
     fn drop_class(&mut self, mirror: &mut Mirror, plan: &mut Plan, class: u64) {
         let terms = self.classes.remove(&class).and_then(|state| state.terms);
         for term in terms.iter().flat_map(|terms| terms.iter()) {
-            self.forget_term(term, |state| drop(state.classes.remove(&class)));
+            self.forget_term(term, |state| {
+                state.classes.remove(&class);
+            });
         }
         self.numbers.forget(class);
         for key in mirror.peers_of_class(class) {
