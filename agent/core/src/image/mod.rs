@@ -8,6 +8,7 @@
 //! Classes, groups and stamps are hashes of canonical text (see `longshore-abi::policy`), so the
 //! policy half of the physical layer is a pure function of the logical one.
 
+pub mod identity;
 pub mod logical;
 pub mod op;
 
