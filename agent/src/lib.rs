@@ -3,6 +3,7 @@
 //! Rooms and what each may import stand in ARCHITECTURE.md. Nobody imports `app`.
 
 pub mod clock;
+pub mod dataplane;
 pub mod effects;
 pub mod supervise;
 pub mod sys;

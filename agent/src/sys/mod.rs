@@ -1,3 +1,7 @@
-//! System calls that no crate wraps: the only room of the agent with `unsafe`.
+//! Calls to the kernel that need care: namespaces, eBPF, mounts, directories that containers write.
+//!
+//! The only room of the agent where `unsafe` may stand. Deliberately absent: any knowledge of pods.
 
+pub mod bpf;
+pub mod bpffs;
 pub mod netns;

@@ -1,0 +1,163 @@
+//! Tracked flows: one row per flow, soft state (dataplane.md E.7).
+//!
+//! A hit counts only while both ends have the stamps under which the flow was allowed, so a policy
+//! change reaches established flows at once (C15). TCP never depends on its row.
+
+use longshore_abi::track::{
+    FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED,
+};
+use longshore_abi::{DropReason, FlowKey, FlowValue, IPPROTO_TCP};
+
+use crate::Maps;
+use crate::parse::{Kind, Transport};
+use crate::policy::{End, Service, evaluate};
+
+/// `seen_ns` is written at most this often: a row's cache line is shared by all CPUs.
+const REFRESH_NS: u64 = 1_000_000_000;
+
+/// The flow between two ends, as one of them sees it.
+pub struct Flow<'a> {
+    pub src: &'a End,
+    pub dst: &'a End,
+    pub proto: u8,
+    pub transport: Transport,
+}
+
+impl Flow<'_> {
+    /// The same key in both directions, and whether `src` is its `a`.
+    #[inline(always)]
+    fn key(&self) -> (FlowKey, bool) {
+        let (src, dst, t) = (&self.src.addr, &self.dst.addr, &self.transport);
+        let mut src_first = t.src_port <= t.dst_port;
+        // Least significant word first, so that the most significant difference decides.
+        let mut word = 4;
+        while word > 0 {
+            word -= 1;
+            if src.words[word] != dst.words[word] {
+                src_first = src.words[word] < dst.words[word];
+            }
+        }
+        let (a, b, a_port, b_port) = if src_first {
+            (*src, *dst, t.src_port, t.dst_port)
+        } else {
+            (*dst, *src, t.dst_port, t.src_port)
+        };
+        (FlowKey { a, b, a_port, b_port, proto: self.proto, reserved: [0; 3] }, src_first)
+    }
+
+    #[inline(always)]
+    fn stamps(&self, src_first: bool) -> (u64, u64) {
+        if src_first { (self.src.stamp, self.dst.stamp) } else { (self.dst.stamp, self.src.stamp) }
+    }
+
+    /// Whether a row allows this packet; keeps the row young.
+    #[inline(always)]
+    fn hit<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64) -> bool {
+        let (stamp_a, stamp_b) = self.stamps(src_first);
+        let kind = self.transport.kind;
+        let found = maps.with_flow(key, |flow| {
+            if !is_valid(flow, key.proto, stamp_a, stamp_b, now) {
+                return false;
+            }
+            let opened_by_src = (flow.flags & FLOW_OPENED_BY_A != 0) == src_first;
+            // ICMP says itself what is a question: an answer's row does not allow another's.
+            if (kind == Kind::Query && !opened_by_src) || (kind == Kind::Answer && opened_by_src) {
+                return false;
+            }
+            let mut flags = flow.flags;
+            if !opened_by_src {
+                flags |= FLOW_REPLIED;
+            }
+            if kind == Kind::Close {
+                flags |= FLOW_CLOSING;
+            }
+            if flags != flow.flags {
+                flow.flags = flags;
+            }
+            if now.saturating_sub(flow.seen_ns) >= REFRESH_NS {
+                flow.seen_ns = now;
+            }
+            true
+        });
+        found == Some(true)
+    }
+
+    #[inline(always)]
+    fn insert<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64, by_src: bool) {
+        let (stamp_a, stamp_b) = self.stamps(src_first);
+        let mut flags = if by_src == src_first { FLOW_OPENED_BY_A } else { 0 };
+        if !by_src {
+            flags |= FLOW_REPLIED;
+        }
+        if self.transport.kind == Kind::Close {
+            flags |= FLOW_CLOSING;
+        }
+        let value = FlowValue { stamp_a, stamp_b, seen_ns: now, flags, reserved: 0 };
+        if maps.with_flow(key, |flow| *flow = value).is_none() {
+            maps.insert_flow(key, &value);
+        }
+    }
+
+    /// Judges the packet by its flow's row, else by policy.
+    ///
+    /// # Errors
+    /// The reason of the policy that denies.
+    #[inline(always)]
+    pub fn judge<M: Maps>(&self, maps: &M) -> Result<(), DropReason> {
+        let forward = Service { port: self.transport.dst_port, proto: self.proto };
+        if matches!(self.transport.kind, Kind::Open | Kind::Notice | Kind::Error) {
+            return evaluate(maps, self.src, self.dst, forward);
+        }
+        let now = maps.now_ns();
+        let (key, src_first) = self.key();
+        if self.hit(maps, &key, src_first, now) {
+            return Ok(());
+        }
+        let allowed = evaluate(maps, self.src, self.dst, forward);
+        match (allowed, self.transport.kind) {
+            // An answer that policy allows by itself opens nothing.
+            (Ok(()), Kind::Answer) => Ok(()),
+            (Ok(()), _) => {
+                self.insert(maps, &key, src_first, now, true);
+                Ok(())
+            }
+            (Err(reason), Kind::Segment | Kind::Close) => {
+                let back = Service { port: self.transport.src_port, proto: self.proto };
+                evaluate(maps, self.dst, self.src, back).map_err(|_| reason)?;
+                self.insert(maps, &key, src_first, now, false);
+                Ok(())
+            }
+            (Err(reason), _) => Err(reason),
+        }
+    }
+
+    /// Whether such a packet would be allowed, without touching its row: for the packet that an
+    /// ICMP error quotes.
+    #[inline(always)]
+    pub fn would_pass<M: Maps>(&self, maps: &M) -> bool {
+        let (key, src_first) = self.key();
+        let (stamp_a, stamp_b) = self.stamps(src_first);
+        let now = maps.now_ns();
+        let found = maps.with_flow(&key, |flow| is_valid(flow, key.proto, stamp_a, stamp_b, now));
+        if found == Some(true) {
+            return true;
+        }
+        let forward = Service { port: self.transport.dst_port, proto: self.proto };
+        if evaluate(maps, self.src, self.dst, forward).is_ok() {
+            return true;
+        }
+        let back = Service { port: self.transport.src_port, proto: self.proto };
+        self.proto == IPPROTO_TCP && evaluate(maps, self.dst, self.src, back).is_ok()
+    }
+}
+
+/// Same stamps, and young enough where the protocol has no own end.
+#[inline(always)]
+fn is_valid(flow: &FlowValue, proto: u8, stamp_a: u64, stamp_b: u64, now: u64) -> bool {
+    if flow.stamp_a != stamp_a || flow.stamp_b != stamp_b {
+        return false;
+    }
+    let age_max =
+        if flow.flags & FLOW_REPLIED != 0 { FLOW_ANY_REPLIED_NS } else { FLOW_ANY_UNREPLIED_NS };
+    proto == IPPROTO_TCP || now.saturating_sub(flow.seen_ns) <= age_max
+}

@@ -1,0 +1,254 @@
+//! Ethernet, IPv4 and transport headers, read defensively (F57).
+//!
+//! Lengths are bounded by the IPv4 total length, never by the frame: padding is not data.
+//! Deliberately absent: IP options are skipped unread (source routes end in the receiver's stack,
+//! which refuses them), and checksums are left to the receiver.
+
+use longshore_abi::{
+    Addr, DropReason, FragmentKey, FragmentValue, IPPROTO_ICMP, IPPROTO_SCTP, IPPROTO_TCP,
+    IPPROTO_UDP,
+};
+
+use longshore_abi::track::FRAGMENT_NS;
+
+use crate::{Maps, Packet};
+
+pub const ETHERNET_LEN: u32 = 14;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+const FRAGMENT_MORE: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+const TCP_FIN: u8 = 0x01;
+const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
+const TCP_ACK: u8 = 0x10;
+
+/// The network header that matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Network {
+    Arp,
+    Ipv4(Ipv4),
+}
+
+/// An IPv4 header whose lengths were checked against the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv4 {
+    /// As it stands in the packet, like `dst`.
+    pub src: u32,
+    pub dst: u32,
+    pub proto: u8,
+    pub id: u16,
+    /// In units of 8 bytes; 0: a whole packet or a first fragment.
+    pub fragment_offset: u16,
+    pub more_fragments: bool,
+    /// Offset of the transport header in the frame, and bytes from there to the packet's end.
+    pub transport: u32,
+    pub transport_len: u32,
+}
+
+/// What a packet is to the flow it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// TCP SYN without ACK.
+    Open,
+    /// Any other TCP.
+    Segment,
+    /// TCP with FIN or RST.
+    Close,
+    /// ICMP echo or timestamp request, and its answer.
+    Query,
+    Answer,
+    /// ICMP unreachable, time exceeded or parameter problem.
+    Error,
+    /// Any other ICMP.
+    Notice,
+    /// UDP, SCTP and every other protocol.
+    Datagram,
+}
+
+/// The transport header as far as flows and policies need it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transport {
+    /// Network byte order; ICMP requests and answers: the identifier, in both; else 0.
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub kind: Kind,
+}
+
+/// Reads as far as the network header.
+///
+/// # Errors
+/// [`DropReason::NotIp`], [`DropReason::Ipv6`], [`DropReason::Malformed`].
+#[inline(always)]
+pub fn network<P: Packet>(packet: &P) -> Result<Network, DropReason> {
+    if packet.has_vlan_tag() {
+        return Err(DropReason::NotIp);
+    }
+    let Some(ethertype) = packet.bytes::<2>(12) else {
+        return Err(DropReason::Malformed);
+    };
+    match u16::from_be_bytes(ethertype) {
+        ETHERTYPE_IPV4 => Ok(Network::Ipv4(ipv4(packet)?)),
+        ETHERTYPE_ARP => Ok(Network::Arp),
+        ETHERTYPE_IPV6 => Err(DropReason::Ipv6),
+        _ => Err(DropReason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P) -> Result<Ipv4, DropReason> {
+    let Some(h) = packet.bytes::<20>(ETHERNET_LEN) else {
+        return Err(DropReason::Malformed);
+    };
+    let header_len = u32::from(h[0] & 0x0f) * 4;
+    let total_len = u32::from(u16::from_be_bytes([h[2], h[3]]));
+    if h[0] >> 4 != 4
+        || header_len < 20
+        || total_len < header_len
+        || packet.frame_len() < ETHERNET_LEN + total_len
+    {
+        return Err(DropReason::Malformed);
+    }
+    let fragment = u16::from_be_bytes([h[6], h[7]]);
+    let ip = Ipv4 {
+        src: u32::from_ne_bytes([h[12], h[13], h[14], h[15]]),
+        dst: u32::from_ne_bytes([h[16], h[17], h[18], h[19]]),
+        proto: h[9],
+        id: u16::from_be_bytes([h[4], h[5]]),
+        fragment_offset: fragment & FRAGMENT_OFFSET,
+        more_fragments: fragment & FRAGMENT_MORE != 0,
+        transport: ETHERNET_LEN + header_len,
+        transport_len: total_len - header_len,
+    };
+    // A first fragment that does not hold the header (RFC 1858) and a second one that would
+    // overwrite TCP's flags (RFC 3128) are made to deceive filters.
+    let truncated = ip.fragment_offset == 0 && ip.transport_len < header_min(ip.proto);
+    if truncated || (ip.proto == IPPROTO_TCP && ip.fragment_offset == 1) {
+        return Err(DropReason::Malformed);
+    }
+    Ok(ip)
+}
+
+/// Bytes that a transport header has at least; 0 where we read none.
+#[inline(always)]
+const fn header_min(proto: u8) -> u32 {
+    match proto {
+        IPPROTO_TCP => 20,
+        IPPROTO_UDP | IPPROTO_ICMP => 8,
+        IPPROTO_SCTP => 12,
+        _ => 0,
+    }
+}
+
+/// Whether policies match ports of this protocol; any other is matched by "every port" only (C8).
+#[inline(always)]
+pub const fn has_ports(proto: u8) -> bool {
+    matches!(proto, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+}
+
+/// `224.0.0.0/4` and `255.255.255.255`.
+#[inline(always)]
+pub const fn is_multicast(raw: u32) -> bool {
+    u32::from_be(raw) >> 28 == 0xe || raw == u32::MAX
+}
+
+/// The transport header; of a later fragment: what its first fragment left in the map.
+///
+/// # Errors
+/// [`DropReason::Fragment`]: the first fragment was not seen; [`DropReason::Malformed`].
+#[inline(always)]
+pub fn transport<P: Packet, M: Maps>(
+    packet: &P,
+    maps: &M,
+    ip: &Ipv4,
+) -> Result<Transport, DropReason> {
+    if header_min(ip.proto) == 0 {
+        return Ok(Transport { src_port: 0, dst_port: 0, kind: Kind::Datagram });
+    }
+    let fragmented = ip.fragment_offset != 0 || ip.more_fragments;
+    if !fragmented {
+        return header(packet, ip);
+    }
+    let key = FragmentKey {
+        src: Addr::v4_raw(ip.src),
+        dst: Addr::v4_raw(ip.dst),
+        id: u32::from(ip.id),
+        proto: ip.proto,
+        reserved: [0; 3],
+    };
+    if ip.fragment_offset == 0 {
+        let first = header(packet, ip)?;
+        let value = FragmentValue {
+            src_port: first.src_port,
+            dst_port: first.dst_port,
+            reserved: first.kind as u32,
+            seen_ns: maps.now_ns(),
+        };
+        maps.insert_fragment(&key, &value);
+        return Ok(first);
+    }
+    let Some(first) = maps.fragment(&key) else {
+        return Err(DropReason::Fragment);
+    };
+    if maps.now_ns().saturating_sub(first.seen_ns) > FRAGMENT_NS {
+        return Err(DropReason::Fragment);
+    }
+    let kind = match ip.proto {
+        IPPROTO_TCP => Kind::Segment,
+        IPPROTO_ICMP if first.reserved == Kind::Query as u32 => Kind::Query,
+        IPPROTO_ICMP if first.reserved == Kind::Answer as u32 => Kind::Answer,
+        IPPROTO_ICMP => Kind::Notice,
+        _ => Kind::Datagram,
+    };
+    Ok(Transport { src_port: first.src_port, dst_port: first.dst_port, kind })
+}
+
+#[inline(always)]
+fn header<P: Packet>(packet: &P, ip: &Ipv4) -> Result<Transport, DropReason> {
+    let Some(h) = packet.bytes::<8>(ip.transport) else {
+        return Err(DropReason::Malformed);
+    };
+    let mut transport = quoted(ip.proto, h);
+    if ip.proto == IPPROTO_TCP {
+        let Some([flags]) = packet.bytes::<1>(ip.transport + 13) else {
+            return Err(DropReason::Malformed);
+        };
+        transport.kind = if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
+            Kind::Open
+        } else if flags & (TCP_FIN | TCP_RST) != 0 {
+            Kind::Close
+        } else {
+            Kind::Segment
+        };
+    }
+    Ok(transport)
+}
+
+/// What the first 8 bytes of a transport header tell; all that an ICMP error must quote.
+#[inline(always)]
+pub fn quoted(proto: u8, h: [u8; 8]) -> Transport {
+    if has_ports(proto) {
+        return Transport {
+            src_port: u16::from_ne_bytes([h[0], h[1]]),
+            dst_port: u16::from_ne_bytes([h[2], h[3]]),
+            kind: if proto == IPPROTO_TCP { Kind::Segment } else { Kind::Datagram },
+        };
+    }
+    if proto != IPPROTO_ICMP {
+        return Transport { src_port: 0, dst_port: 0, kind: Kind::Datagram };
+    }
+    let kind = match h[0] {
+        8 | 13 => Kind::Query,
+        0 | 14 => Kind::Answer,
+        3 | 11 | 12 => Kind::Error,
+        _ => Kind::Notice,
+    };
+    let id = match kind {
+        Kind::Query | Kind::Answer => u16::from_ne_bytes([h[4], h[5]]),
+        _ => 0,
+    };
+    Transport { src_port: id, dst_port: id, kind }
+}
