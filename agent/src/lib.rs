@@ -3,5 +3,8 @@
 //! Rooms and what each may import stand in ARCHITECTURE.md. Nobody imports `app`.
 
 pub mod clock;
+pub mod effects;
+pub mod failpoint;
 pub mod supervise;
+pub mod sys;
 pub mod world;
