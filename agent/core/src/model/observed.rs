@@ -83,6 +83,9 @@ pub struct ObservedContainer {
     pub hash: String,
     /// Text of the termination message file or, by policy, of the log's end (A71).
     pub termination_message: String,
+    /// Annotation `io.kubernetes.pod.terminationGracePeriod`: the grace of a pod that no source
+    /// names any more (A204).
+    pub grace_s: Option<i64>,
 }
 
 /// An image in the runtime, or what became of the last attempt to pull it.

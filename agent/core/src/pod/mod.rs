@@ -1,10 +1,57 @@
 //! Pods: what to do next ([`decide`]), what to report, and how a spec becomes CRI messages.
 //!
-//! Deliberately absent: any effect. [`action::Action`] is data; the shell executes it and observes.
+//! Deliberately absent: any effect. [`action::Action`] is data; the shell executes it, tells
+//! [`Memory`] what became of it, observes, and asks again.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use crate::config::KubeletConfig;
+use crate::model::{NodeView, ObjectKey, ObservedPod, PodUid, Time, World};
 
 pub mod action;
+pub mod backoff;
+pub mod decide;
+pub mod memory;
+pub mod paths;
+pub mod probe;
+pub mod volumes;
 
-/// What a pod worker remembers between decisions and loses with the process: back-off. Everything
-/// else is observed (A48: back-off is in memory).
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Memory {}
+pub use decide::{decide, decide_orphan};
+pub use memory::Memory;
+
+/// All that a decision about one pod looks at.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// What should be. With `metadata.deletionTimestamp` it should end: as in the API, the
+    /// timestamp is the end of the grace period when `deletionGracePeriodSeconds` is set too, and
+    /// the moment of the request when it is not.
+    pub pod: &'a Pod,
+    pub key: &'a ObjectKey,
+    pub uid: &'a PodUid,
+    /// ConfigMaps, Secrets and Services.
+    pub world: &'a World,
+    pub node: &'a NodeView,
+    pub config: &'a KubeletConfig,
+    pub observed: &'a ObservedPod,
+    /// The status of the last decision, kept across restarts of the daemon by the shell (A96, F04).
+    pub previous: Option<&'a PodStatus>,
+    pub memory: &'a Memory,
+    /// Lines for the pod's /etc/hosts beside its own (standalone: names of Services).
+    pub extra_hosts: &'a [(IpAddr, Vec<String>)],
+    /// `runtime_name` of the CRI Version reply: the scheme of `containerID` (A69).
+    pub runtime_name: &'a str,
+    pub now: Time,
+}
+
+/// What a decision about a pod that no source names looks at.
+#[derive(Clone, Copy)]
+pub struct Orphan<'a> {
+    pub key: &'a ObjectKey,
+    pub uid: &'a PodUid,
+    pub node: &'a NodeView,
+    pub observed: &'a ObservedPod,
+    pub memory: &'a Memory,
+    pub now: Time,
+}

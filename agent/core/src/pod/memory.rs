@@ -1,0 +1,140 @@
+//! What a pod worker remembers between decisions and loses with the process: back-off, what it
+//! asked for and has not seen yet, which events it has told. Everything else is observed (A48, A205).
+//!
+//! Deliberately absent: anything that a decision could not do without after a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::action::{Action, CgroupPlan};
+use super::backoff::{self, Backoff};
+use super::volumes;
+use crate::model::Time;
+
+/// First and longest wait after a step that failed (a CRI call, a mount).
+const STEP_FIRST_MS: i64 = 1_000;
+const STEP_LONGEST_MS: i64 = 60_000;
+
+/// After each executed action the worker calls [`Memory::done`] or [`Memory::failed`] on the memory
+/// of the decision; the next decision gets the result.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Memory {
+    /// Failed pulls, by image; `tried_at` is the `at` of the failure that was counted.
+    pub(super) images: BTreeMap<String, Backoff>,
+    /// Pulls asked for, by container: (image, when). Ends when the container is created, so that
+    /// the next instance pulls again under policy Always (A50).
+    pub(super) pulls: BTreeMap<String, (String, Time)>,
+    /// Restarts, by container (A48).
+    pub(super) crashes: BTreeMap<String, Backoff>,
+    /// End of the last instance, by container, as the decision saw it.
+    pub(super) finished: BTreeMap<String, Time>,
+    /// Steps that failed and were not done since, by [`step_of`].
+    pub(super) failures: BTreeMap<String, Failure>,
+    /// StopContainer was asked for, by container ID: it ends by then.
+    pub(super) stops: BTreeMap<String, Time>,
+    /// StopSandbox was done.
+    pub(super) stopped_sandboxes: BTreeSet<String>,
+    /// Digest of the plan that EnsureVolumes made true.
+    pub(super) volumes: Option<String>,
+    pub(super) cgroup: Option<CgroupPlan>,
+    /// Events that were told, by subject: not told again until the text changes.
+    pub(super) said: BTreeMap<String, String>,
+    /// `crashLoopBackOff.maxContainerRestartPeriod`, for [`Memory::done`].
+    pub(super) longest_crash_wait_ms: i64,
+}
+
+/// The last failure of one step.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Failure {
+    pub backoff: Backoff,
+    pub message: String,
+    pub count: u32,
+}
+
+/// Names a step so that its failure is found again: `create/<container>`, `sandbox`, …
+pub(super) fn step_of(action: &Action) -> String {
+    match action {
+        Action::EnsureCgroup(_) => "cgroup".into(),
+        Action::EnsureVolumes(_) => "volumes".into(),
+        Action::PullImage { image, .. } => format!("pull/{image}"),
+        Action::RunSandbox { .. } => "sandbox".into(),
+        Action::CreateContainer { config, .. } => format!("create/{}", name_of(config)),
+        Action::StartContainer { id, .. } => format!("start/{id}"),
+        Action::StopContainer { id, .. } => format!("stop/{id}"),
+        Action::RemoveContainer { id, .. } => format!("remove/{id}"),
+        Action::StopSandbox { id } => format!("stop/{id}"),
+        Action::RemoveSandbox { id } => format!("remove/{id}"),
+        Action::RemoveVolumes { .. } => "remove/volumes".into(),
+        Action::RemoveCgroup(plan) => format!("remove/cgroup/{}", plan.path),
+        Action::RemoveLogs { .. } => "remove/logs".into(),
+        Action::Finish => "finish".into(),
+        Action::Event { .. } => "event".into(),
+    }
+}
+
+fn name_of(config: &longshore_proto::cri::ContainerConfig) -> &str {
+    config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str())
+}
+
+impl Memory {
+    /// `action` was executed and succeeded.
+    pub fn done(&mut self, action: &Action, now: Time) {
+        self.failures.remove(&step_of(action));
+        match action {
+            Action::EnsureCgroup(plan) => self.cgroup = Some(plan.clone()),
+            Action::EnsureVolumes(plan) => self.volumes = Some(volumes::digest(plan)),
+            Action::RemoveVolumes { .. } => self.volumes = None,
+            Action::RemoveCgroup(_) => self.cgroup = None,
+            Action::PullImage { image, container } => {
+                self.pulls.insert(container.clone(), (image.clone(), now));
+            }
+            Action::CreateContainer { config, .. } => {
+                let name = name_of(config);
+                self.pulls.remove(name);
+                if let Some(finished_at) = self.finished.remove(name) {
+                    let longest = match self.longest_crash_wait_ms {
+                        0 => backoff::LONGEST_MS,
+                        ms => ms,
+                    };
+                    let next =
+                        backoff::after_restart(self.crashes.get(name), finished_at, now, longest);
+                    self.crashes.insert(name.into(), next);
+                }
+            }
+            Action::StopContainer { id, grace_s, .. } => {
+                self.stops.insert(id.clone(), now.plus_s(*grace_s));
+            }
+            Action::RemoveContainer { id, .. } => {
+                self.stops.remove(id);
+            }
+            Action::StopSandbox { id } => {
+                self.stopped_sandboxes.insert(id.clone());
+            }
+            Action::RemoveSandbox { id } => {
+                self.stopped_sandboxes.remove(id);
+            }
+            Action::RunSandbox { .. }
+            | Action::StartContainer { .. }
+            | Action::RemoveLogs { .. }
+            | Action::Finish
+            | Action::Event { .. } => {}
+        }
+    }
+
+    /// `action` failed; `message` is what the runtime or the kernel said. The actions after it were
+    /// not executed.
+    pub fn failed(&mut self, action: &Action, message: &str, now: Time) {
+        let step = step_of(action);
+        let last = self.failures.get(&step);
+        let failure = Failure {
+            backoff: backoff::after_failure(
+                last.map(|last| &last.backoff),
+                now,
+                STEP_FIRST_MS,
+                STEP_LONGEST_MS,
+            ),
+            message: message.to_owned(),
+            count: last.map_or(1, |last| last.count.saturating_add(1)),
+        };
+        self.failures.insert(step, failure);
+    }
+}

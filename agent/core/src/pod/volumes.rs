@@ -1,0 +1,5 @@
+//! Skeleton.
+use super::action::VolumePlan;
+pub fn digest(plan: &VolumePlan) -> String {
+    format!("{plan:?}")
+}
