@@ -5,6 +5,8 @@
 pub mod clock;
 pub mod effects;
 pub mod failpoint;
+pub mod observe;
 pub mod supervise;
 pub mod sys;
+pub mod workers;
 pub mod world;

@@ -6,8 +6,7 @@
 mod pods;
 mod runtime;
 mod termination;
-#[cfg(test)]
-mod tests;
+
 
 pub use pods::{LISTED_POD_LABEL, ListedPod, Observer, SeenPod, Woken};
 pub use runtime::{ReadError, Reader, RuntimeStatus};

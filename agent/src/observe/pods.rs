@@ -24,6 +24,7 @@ pub const LISTED_POD_LABEL: &str = "io.kubernetes.pod.uid";
 const NAME_LABEL: &str = "io.kubernetes.pod.name";
 const NAMESPACE_LABEL: &str = "io.kubernetes.pod.namespace";
 const HASH_ANNOTATION: &str = "io.kubernetes.container.hash";
+const GRACE_ANNOTATION: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// How often all pods are listed without an event stream (A36), and with one (F17).
 const RELIST: Duration = Duration::from_secs(1);
@@ -417,6 +418,7 @@ fn observed_container(
         image: asked,
         image_ref: status.image_ref.clone(),
         hash: listed.annotations.get(HASH_ANNOTATION).cloned().unwrap_or_default(),
+        grace_s: listed.annotations.get(GRACE_ANNOTATION).and_then(|text| text.parse().ok()),
         termination_message: if exited {
             termination::message(roots, status)
         } else {

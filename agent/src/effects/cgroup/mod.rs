@@ -207,13 +207,20 @@ impl Cgroups for KernelCgroups {
         if !own {
             return Err(CgroupError::Outside { path: path.into(), root: self.root.clone() });
         }
-        for hierarchy in &self.layout.hierarchies {
-            hierarchy.kill(path)?;
+        // Of an orphan nobody knows the QoS class: its UID finds it on every level.
+        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut paths: Vec<String> = self.pods();
+        paths.retain(|found| found.rsplit('/').next() == Some(name.as_str()));
+        for path in &paths {
+            for hierarchy in &self.layout.hierarchies {
+                hierarchy.kill(path)?;
+            }
+            for hierarchy in &self.layout.hierarchies {
+                hierarchy.remove(path)?;
+            }
+            self.set_qos(path)?;
         }
-        for hierarchy in &self.layout.hierarchies {
-            hierarchy.remove(path)?;
-        }
-        self.set_qos(path)
+        Ok(())
     }
 
     fn exists(&self, plan: &CgroupPlan) -> bool {

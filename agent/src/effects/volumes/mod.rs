@@ -316,28 +316,70 @@ fn ensure_logs(plan: &VolumePlan) -> Result<Changed, VolumeError> {
     Ok(changed)
 }
 
-/// Unmounts and deletes everything below the pod's directory. Only after its containers are gone:
-/// what is busy then is detached lazily.
+/// The one file of a pod's directory that outlives its volumes: its last status, until the pod is
+/// finished.
+pub const STATUS_FILE: &str = "status.json";
+
+/// Unmounts and deletes everything below the pod's directory but [`STATUS_FILE`]. Only after its
+/// containers are gone: what is busy then is detached lazily.
 ///
 /// # Errors
 /// A mount stays, or the file system refuses; the next call goes on.
 pub fn remove(pods_dir: &Path, pod_dir: &str) -> Result<(), VolumeError> {
     let name = relative(pod_dir, &pods_dir.to_string_lossy())?;
-    let root = match Dir::open(pods_dir) {
-        Ok(root) => root,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(at(&pods_dir.to_string_lossy())(error)),
-    };
+    let Some(root) = open_existing(pods_dir)? else { return Ok(()) };
     // mountinfo shows real paths.
     let real = std::fs::canonicalize(pods_dir).map_err(at(pod_dir))?.join(&name);
     for mount in mount::below(&real).map_err(at("/proc/self/mountinfo"))? {
         mount::unmount(&mount, true)
             .map_err(|source| VolumeError::Unmount { path: mount.clone(), source })?;
     }
-    root.remove_tree(name.as_os_str()).map_err(at(pod_dir))
+    if !matches!(root.entry(name.as_os_str()).map_err(at(pod_dir))?, Some((Entry::Directory, _))) {
+        return root.remove_tree(name.as_os_str()).map_err(at(pod_dir));
+    }
+    let dir = root.dir(&name).map_err(at(pod_dir))?;
+    let names = dir.names().map_err(at(pod_dir))?;
+    for entry in names.iter().filter(|entry| *entry != STATUS_FILE) {
+        dir.remove_tree(entry).map_err(at(pod_dir))?;
+    }
+    if !names.iter().any(|entry| entry == STATUS_FILE) {
+        root.remove_tree(name.as_os_str()).map_err(at(pod_dir))?;
+    }
+    Ok(())
 }
 
-/// Anything of the pod is still on disk.
+/// Removes what [`remove`] left: the pod is finished.
+///
+/// # Errors
+/// The file system refuses.
+pub fn forget(pods_dir: &Path, uid: &str) -> Result<(), VolumeError> {
+    let pod_dir = pods_dir.join(uid).display().to_string();
+    remove(pods_dir, &pod_dir)?;
+    let name = relative(&pod_dir, &pods_dir.to_string_lossy())?;
+    match open_existing(pods_dir)? {
+        Some(root) => root.remove_tree(name.as_os_str()).map_err(at(&pod_dir)),
+        None => Ok(()),
+    }
+}
+
+fn open_existing(path: &Path) -> Result<Option<Dir>, VolumeError> {
+    match Dir::open(path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(&path.to_string_lossy())(error)),
+    }
+}
+
+/// Anything of the pod but its stored status is on disk.
 pub fn exists(pod_dir: &str) -> bool {
-    Path::new(pod_dir).symlink_metadata().is_ok()
+    match std::fs::read_dir(pod_dir) {
+        Ok(entries) => entries.flatten().any(|entry| entry.file_name() != STATUS_FILE),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// UIDs that have a directory: orphans are among them (A37).
+pub fn pods(pods_dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(pods_dir) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
