@@ -11,11 +11,25 @@ use crate::config::KubeletConfig;
 use crate::model::{NodeView, ObjectKey, ObservedPod, PodUid, Time, World};
 
 pub mod action;
+pub mod admit;
 pub mod backoff;
+pub mod cgroup;
 pub mod decide;
+pub mod dns;
+pub mod env;
+pub mod expand;
+pub mod fields;
+pub mod hosts;
+pub mod image_name;
 pub mod memory;
 pub mod paths;
 pub mod probe;
+pub mod qos;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod translate;
+pub mod unsupported;
+pub mod visit;
 pub mod volumes;
 
 pub use decide::{decide, decide_orphan};
