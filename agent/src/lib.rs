@@ -3,8 +3,12 @@
 //! Rooms and what each may import stand in ARCHITECTURE.md. Nobody imports `app`.
 
 pub mod clock;
+pub mod cni;
 pub mod dataplane;
 pub mod effects;
+pub mod failpoint;
+pub mod observe;
 pub mod supervise;
 pub mod sys;
+pub mod workers;
 pub mod world;

@@ -32,7 +32,7 @@ pub use error::{ApplyError, DataplaneError};
 pub use tables::NAMES as MAP_NAMES;
 
 use crate::supervise::{Policy, Scope};
-use crate::sys::{bpf, mount};
+use crate::sys::{bpf, bpffs, mount};
 
 /// Where and how the dataplane lives.
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ impl Dataplane {
         let is_empty = fs::read_dir(bpffs_dir).map_err(failed)?.next().is_none();
         // The system's own bpffs is not ours to unmount.
         if is_empty && bpffs_dir != Path::new("/sys/fs/bpf") {
-            mount::unmount(bpffs_dir)
+            mount::unmount(bpffs_dir, true)
                 .map_err(|source| DataplaneError::path("unmounting", bpffs_dir, source))?;
         }
         Ok(())

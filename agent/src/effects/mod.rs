@@ -1,4 +1,11 @@
-//! Executors: each performs one kind of action, idempotently. Its success is not remembered: it
-//! is observed.
+//! Executors: each does one kind of thing that a decision asked for, and does it idempotently.
+//!
+//! Deliberately absent: decisions. What comes of an effect is learned by observing again.
 
+pub mod cgroup;
+pub mod cri;
+pub mod events;
+pub mod images;
+pub mod logs;
 pub mod network;
+pub mod volumes;

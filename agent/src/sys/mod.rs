@@ -4,4 +4,6 @@
 
 pub mod bpf;
 pub mod bpffs;
+pub mod dir;
+pub mod mount;
 pub mod netns;

@@ -1,0 +1,139 @@
+//! The loops: observe, ask the core, execute. One worker per pod, and who wakes it.
+//!
+//! Deliberately absent: decisions (core) and how a thing is done (effects).
+
+pub mod dataplane;
+pub mod execute;
+pub mod pod;
+pub mod pods;
+pub mod probes;
+pub mod status_file;
+
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use longshore_core::config::KubeletConfig;
+use longshore_core::model::{Kind, NodeView, ObjectKey, PodUid, World};
+use tokio::sync::watch;
+
+use crate::effects::cgroup::Cgroups;
+use crate::effects::cri::Cri;
+use crate::effects::events::{Event, Recorder};
+use crate::effects::images::Images;
+use crate::observe::Observer;
+use crate::supervise::Scope;
+use crate::world::Store;
+
+/// Pods whose endpoint row in the kernel is open: their policy is in force (C16). The dataplane
+/// worker fills it; clones share it.
+#[derive(Clone)]
+pub struct Programmed {
+    uids: Arc<watch::Sender<BTreeSet<PodUid>>>,
+}
+
+impl Default for Programmed {
+    fn default() -> Self {
+        Self { uids: Arc::new(watch::channel(BTreeSet::new()).0) }
+    }
+}
+
+impl Programmed {
+    /// Replaces the set, after the kernel was read back.
+    pub fn set(&self, uids: BTreeSet<PodUid>) {
+        self.uids.send_if_modified(|now| {
+            let changed = *now != uids;
+            *now = uids;
+            changed
+        });
+    }
+
+    pub fn contains(&self, uid: &PodUid) -> bool {
+        self.uids.borrow().contains(uid)
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<BTreeSet<PodUid>> {
+        self.uids.subscribe()
+    }
+}
+
+/// Who is told that a pod has ended and nothing of it is left: the source of pods (A62).
+pub trait PodSink: Send + Sync {
+    fn finished(&self, key: &ObjectKey, uid: &PodUid);
+}
+
+/// Lines for a pod's /etc/hosts beside its own: what standalone has instead of cluster DNS.
+pub type ExtraHosts = dyn Fn(&World, &ObjectKey) -> Vec<(IpAddr, Vec<String>)> + Send + Sync;
+
+/// Reasons of the newest decision about each pod, for `explain pod`.
+#[derive(Clone, Default)]
+pub struct Explanations {
+    why: Arc<Mutex<BTreeMap<PodUid, Vec<String>>>>,
+}
+
+impl Explanations {
+    pub fn of(&self, uid: &PodUid) -> Vec<String> {
+        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        why.get(uid).cloned().unwrap_or_default()
+    }
+
+    fn set(&self, uid: &PodUid, lines: Option<Vec<String>>) {
+        let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        match lines {
+            Some(lines) => why.insert(uid.clone(), lines),
+            None => why.remove(uid),
+        };
+    }
+}
+
+/// What all pod workers share.
+pub struct Shared {
+    pub store: Store,
+    pub scope: Scope,
+    pub node: Arc<NodeView>,
+    pub config: Arc<KubeletConfig>,
+    pub cri: Cri,
+    pub cgroups: Arc<dyn Cgroups>,
+    pub images: Images,
+    pub recorder: Recorder,
+    pub observer: Observer,
+    pub programmed: Programmed,
+    pub sink: Arc<dyn PodSink>,
+    pub extra_hosts: Arc<ExtraHosts>,
+    /// `runtime_name` of the Version reply.
+    pub runtime_name: String,
+    pub explanations: Explanations,
+}
+
+impl Shared {
+    fn pods_dir(&self) -> PathBuf {
+        PathBuf::from(&self.node.pods_dir)
+    }
+
+    fn event(
+        &self,
+        key: &ObjectKey,
+        uid: &PodUid,
+        container: Option<&str>,
+        warning: bool,
+        reason: &str,
+        message: String,
+    ) {
+        let now = crate::clock::now();
+        let event = Event {
+            kind: Kind::Pod,
+            key: key.clone(),
+            uid: uid.to_string(),
+            container: container.map(str::to_owned),
+            warning,
+            reason: reason.to_owned(),
+            message,
+            first: now,
+            last: now,
+            count: 1,
+        };
+        self.recorder.record(event, now);
+    }
+}

@@ -1,0 +1,353 @@
+//! Starts and wakes pod workers: one per UID, adopted after a restart, orphans included.
+//!
+//! Deliberately absent: what a worker does. A pod of the same name with another UID waits until the
+//! old one is gone (A35); nothing that no source names is touched before all sources have delivered
+//! once (A38), and never what another daemon made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use longshore_core::model::{Change, ObjectKey, PodUid, World};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Shared, pod, status_file};
+use crate::effects::volumes;
+use crate::supervise::{Policy, Task};
+
+/// How often disk and cgroups are searched for what no pod owns (A37).
+const SWEEP: Duration = Duration::from_secs(60);
+/// Complete lists in which an orphan must be before it is ended (F16).
+const SEEN_MIN: u32 = 2;
+
+struct Worker {
+    key: ObjectKey,
+    wake: Arc<Notify>,
+    /// Of the pod's spec: what wakes it.
+    references: References,
+    _task: Task,
+}
+
+/// Objects whose content a pod shows to its containers.
+#[derive(Default)]
+struct References {
+    config_maps: BTreeSet<String>,
+    secrets: BTreeSet<String>,
+}
+
+struct Pods {
+    shared: Arc<Shared>,
+    workers: BTreeMap<PodUid, Worker>,
+    /// In the runtime, but made by somebody else: never ours to end.
+    foreign: BTreeSet<PodUid>,
+    ended: mpsc::UnboundedReceiver<PodUid>,
+    tell_end: mpsc::UnboundedSender<PodUid>,
+}
+
+/// Runs for ever. The observer's own loops must be running too.
+pub async fn run(shared: Arc<Shared>) {
+    let mut changes = shared.store.subscribe();
+    let mut woken = shared.observer.woken();
+    let mut programmed = shared.programmed.subscribe();
+    let mut status = shared.observer.status();
+    let mut listed = shared.observer.listed();
+    // Without one complete list nobody knows what runs here: a twin could be started (I2).
+    while *listed.borrow_and_update() == 0 {
+        if listed.changed().await.is_err() {
+            return;
+        }
+    }
+    let (tell_end, ended) = mpsc::unbounded_channel();
+    let mut pods = Pods {
+        shared,
+        workers: BTreeMap::new(),
+        foreign: BTreeSet::new(),
+        ended,
+        tell_end,
+    };
+    pods.reconcile_all();
+    let mut open = BTreeSet::new();
+    let mut network_ready = false;
+    let mut next_sweep = crate::clock::now();
+    loop {
+        tokio::select! {
+            biased;
+            uid = pods.ended.recv() => {
+                if let Some(uid) = uid {
+                    pods.ended(&uid);
+                }
+            }
+            changes = changes.next() => pods.take(&changes),
+            uids = woken.next() => {
+                pods.wake(&uids);
+                pods.orphans().await;
+            }
+            _ = programmed.changed() => {
+                let now = programmed.borrow_and_update().clone();
+                pods.wake(&now.symmetric_difference(&open).cloned().collect());
+                open = now;
+            }
+            _ = status.changed() => {
+                let ready = status.borrow_and_update().as_ref().is_some_and(|s| s.network_ready);
+                if ready != network_ready {
+                    network_ready = ready;
+                    pods.wake_all();
+                }
+            }
+            () = tokio::time::sleep(crate::clock::until(next_sweep)) => {
+                pods.sweep().await;
+                next_sweep = crate::clock::now().plus_ms(SWEEP.as_millis() as i64);
+            }
+        }
+    }
+}
+
+impl Pods {
+    fn take(&mut self, changes: &BTreeSet<Change>) {
+        for change in changes {
+            match change {
+                Change::Pod(key) => self.reconcile(key),
+                Change::ConfigMap(key) => self.wake_where(key, |refs| &refs.config_maps),
+                Change::Secret(key) => self.wake_where(key, |refs| &refs.secrets),
+                // Environment variables and hosts entries name Services of every namespace.
+                Change::Service(_) => self.wake_all(),
+                Change::Synced => self.reconcile_all(),
+                Change::EndpointSlice(_)
+                | Change::Policy(_)
+                | Change::Namespace(_)
+                | Change::Local(_) => {}
+            }
+        }
+    }
+
+    fn reconcile_all(&mut self) {
+        let world = self.shared.store.snapshot();
+        for key in world.pods.keys() {
+            self.reconcile(key);
+        }
+        // Those that a source no longer names.
+        self.wake_all();
+    }
+
+    /// Starts or wakes the worker of the pod that `key` names now, and wakes that of its namesake.
+    fn reconcile(&mut self, key: &ObjectKey) {
+        let world = self.shared.store.snapshot();
+        let wanted = world.pods.get(key).filter(|pod| self.is_ours(pod));
+        let uid = wanted.and_then(|pod| pod.metadata.uid.as_deref()).map(PodUid::new);
+        for (other, worker) in &self.workers {
+            if worker.key == *key && uid.as_ref() != Some(other) {
+                worker.wake.notify_one();
+            }
+        }
+        let (Some(pod), Some(uid)) = (wanted, uid) else { return };
+        let references = References::of(pod);
+        if let Some(worker) = self.workers.get_mut(&uid) {
+            worker.references = references;
+            worker.wake.notify_one();
+        } else if !self.has_namesake(key, &uid) {
+            self.start(key.clone(), uid, references);
+        }
+    }
+
+    /// Without a node's name in it, a pod is for whoever has its manifest.
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        node.is_none_or(|node| node.is_empty() || node == self.shared.node.name)
+    }
+
+    /// Another pod of the same name is still here (A35).
+    fn has_namesake(&self, key: &ObjectKey, uid: &PodUid) -> bool {
+        self.workers.iter().any(|(other, worker)| worker.key == *key && other != uid)
+            || self.shared.observer.pods().iter().any(|(other, listed)| {
+                listed.key == *key && other != uid && !self.foreign.contains(other)
+            })
+    }
+
+    fn start(&mut self, key: ObjectKey, uid: PodUid, references: References) {
+        tracing::debug!(%key, %uid, "pod worker starts");
+        let wake = Arc::new(Notify::new());
+        let end = TellEnd { uid: uid.clone(), tell: self.tell_end.clone() };
+        let run = pod::run(self.shared.clone(), key.clone(), uid.clone(), wake.clone());
+        let run = async move {
+            let _end = end;
+            Box::pin(run).await;
+        };
+        let task = self.shared.scope.spawn(format!("pod {key}"), Policy::Finite, run);
+        self.workers.insert(uid, Worker { key, wake, references, _task: task });
+    }
+
+    fn ended(&mut self, uid: &PodUid) {
+        if let Some(worker) = self.workers.remove(uid) {
+            tracing::debug!(key = %worker.key, %uid, "pod worker ended");
+            self.reconcile(&worker.key);
+        }
+    }
+
+    fn wake(&self, uids: &BTreeSet<PodUid>) {
+        for worker in uids.iter().filter_map(|uid| self.workers.get(uid)) {
+            worker.wake.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        for worker in self.workers.values() {
+            worker.wake.notify_one();
+        }
+    }
+
+    fn wake_where(&self, key: &ObjectKey, names: impl Fn(&References) -> &BTreeSet<String>) {
+        for worker in self.workers.values() {
+            if worker.key.namespace == key.namespace && names(&worker.references).contains(&*key.name)
+            {
+                worker.wake.notify_one();
+            }
+        }
+    }
+
+    /// Pods in the runtime that no source names: ours get a worker, which ends them (A37).
+    async fn orphans(&mut self) {
+        let world = self.shared.store.snapshot();
+        let listed = self.shared.observer.pods();
+        self.foreign.retain(|uid| listed.contains_key(uid));
+        // A pod that waited for a namesake which is gone now.
+        for (key, pod) in &world.pods {
+            let uid = pod.metadata.uid.as_deref().map(PodUid::new);
+            if uid.is_some_and(|uid| !self.workers.contains_key(&uid)) {
+                self.reconcile(key);
+            }
+        }
+        if !world.synced {
+            return;
+        }
+        for (uid, pod) in listed {
+            let known = self.workers.contains_key(&uid) || self.foreign.contains(&uid);
+            if known || pod.seen < SEEN_MIN || names(&world, &pod.key, &uid) {
+                continue;
+            }
+            match self.is_made_here(&pod.sandboxes).await {
+                Some(true) => {
+                    tracing::info!(key = %pod.key, %uid, "no source names this pod: ending it");
+                    self.start(pod.key, uid, References::default());
+                }
+                Some(false) => {
+                    tracing::warn!(key = %pod.key, %uid,
+                        "a pod of somebody else is in this runtime; it is left alone");
+                    self.foreign.insert(uid.clone());
+                    // A pod of ours with its name need not wait for it.
+                    self.reconcile(&pod.key);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// By the cgroup that its sandbox was made in; `None`: not known now.
+    async fn is_made_here(&self, sandboxes: &[String]) -> Option<bool> {
+        let mut made_here = false;
+        for id in sandboxes {
+            match self.shared.observer.cgroup_parent(id).await {
+                Ok(Some(parent)) => {
+                    made_here |= Path::new(&parent).starts_with(&self.shared.node.kubepods_cgroup);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "whose pod it is cannot be told now");
+                    return None;
+                }
+            }
+        }
+        // Containers without a sandbox cannot be ours: a sandbox is removed last.
+        Some(made_here)
+    }
+
+    /// Directories and cgroups below our own roots that belong to no pod (A37).
+    async fn sweep(&mut self) {
+        let world = self.shared.store.snapshot();
+        if !world.synced {
+            return;
+        }
+        let (pods_dir, cgroups) = (self.shared.pods_dir(), self.shared.cgroups.clone());
+        let searching = pods_dir.clone();
+        let search = self.shared.scope.blocking(move || {
+            let mut uids: BTreeSet<String> = volumes::pods(&searching).into_iter().collect();
+            let paths = cgroups.pods();
+            let names = paths.iter().filter_map(|path| path.rsplit('/').next());
+            uids.extend(names.filter_map(|name| name.strip_prefix("pod")).map(str::to_owned));
+            uids
+        });
+        let Ok(uids) = search.await else { return };
+        let listed = self.shared.observer.pods();
+        for uid in uids {
+            let uid = PodUid::new(uid);
+            let wanted = world.pods.iter().any(|(key, _)| names(&world, key, &uid));
+            if wanted || self.workers.contains_key(&uid) || listed.contains_key(&uid) {
+                continue;
+            }
+            let stored = status_file::load(&pods_dir.join(uid.as_str()));
+            let key = stored.map_or_else(|| ObjectKey::new("", ""), |stored| stored.key);
+            tracing::info!(%key, %uid, "left behind by a pod that is gone: removing it");
+            self.start(key, uid, References::default());
+        }
+    }
+}
+
+fn names(world: &World, key: &ObjectKey, uid: &PodUid) -> bool {
+    world.pod_of(key, uid).is_some()
+}
+
+/// Tells the end of a worker, however it ended.
+struct TellEnd {
+    uid: PodUid,
+    tell: mpsc::UnboundedSender<PodUid>,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        // Nobody listens when the daemon is ending.
+        drop(self.tell.send(self.uid.clone()));
+    }
+}
+
+impl References {
+    fn of(pod: &Pod) -> Self {
+        let mut references = Self::default();
+        if let Some(spec) = &pod.spec {
+            references.of_volumes(spec);
+            references.of_environment(spec);
+            let pull = spec.image_pull_secrets.iter().flatten();
+            references.secrets.extend(pull.map(|secret| secret.name.clone()));
+        }
+        references
+    }
+
+    fn of_volumes(&mut self, spec: &PodSpec) {
+        for volume in spec.volumes.iter().flatten() {
+            if let Some(source) = &volume.config_map {
+                self.config_maps.insert(source.name.clone());
+            }
+            self.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
+            let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+            for source in projected {
+                self.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));
+                self.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+            }
+        }
+    }
+
+    fn of_environment(&mut self, spec: &PodSpec) {
+        let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+        for container in containers {
+            for source in container.env_from.iter().flatten() {
+                self.config_maps.extend(source.config_map_ref.iter().map(|s| s.name.clone()));
+                self.secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
+            }
+            let values = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref());
+            for value in values {
+                self.config_maps.extend(value.config_map_key_ref.iter().map(|s| s.name.clone()));
+                self.secrets.extend(value.secret_key_ref.iter().map(|s| s.name.clone()));
+            }
+        }
+    }
+}
