@@ -17,6 +17,8 @@ pub struct Lab {
     /// The daemon under test.
     pub longshore: PathBuf,
     pub runtime: Runtime,
+    /// The workload binary itself, for clients on the host.
+    pub workload: PathBuf,
     /// OCI layout tars to import.
     pub images: Vec<PathBuf>,
     /// Nodes live below it, each in a directory of its name. Short: socket paths end at 107 bytes.
@@ -38,6 +40,7 @@ impl Lab {
         let images = variable("LONGSHORE_LAB_IMAGES")?;
         Ok(Self {
             longshore: path("LONGSHORE_LAB_BIN")?,
+            workload: path("LONGSHORE_LAB_WORKLOAD")?,
             runtime,
             images: images.split(':').map(PathBuf::from).collect(),
             dir: path("LONGSHORE_LAB_DIR")?,
@@ -51,6 +54,7 @@ impl Lab {
         let images: Vec<String> = self.images.iter().map(|path| text(path)).collect();
         vec![
             ("LONGSHORE_LAB_BIN", text(&self.longshore)),
+            ("LONGSHORE_LAB_WORKLOAD", text(&self.workload)),
             ("LONGSHORE_LAB_RUNTIME", text(&self.runtime.bin_dir)),
             ("LONGSHORE_LAB_RUNC", text(&self.runtime.runc)),
             ("LONGSHORE_LAB_IMAGES", images.join(":")),

@@ -261,6 +261,16 @@ impl Node {
         Ok(self.ctr().exec(&container.id, &words))
     }
 
+    /// A workload command on the node itself: in its network namespace, in no pod.
+    pub fn on_host(&self, command: &str) -> Run {
+        self.netns.run(&self.lab.workload.to_string_lossy()).words(command)
+    }
+
+    /// A workload command outside the node, at the other end of its uplink.
+    pub fn in_world(&self, command: &str) -> Run {
+        self.world.run(&self.lab.workload.to_string_lossy()).words(command)
+    }
+
     pub fn last_log(&self, lines: usize) -> String {
         tail(&std::fs::read_to_string(self.daemon_log()).unwrap_or_default(), lines)
     }

@@ -167,6 +167,7 @@ pub fn lab(
 ) -> Result<longshore_tests::lab::Lab> {
     Ok(longshore_tests::lab::Lab {
         longshore: longshore.to_owned(),
+        workload: build_workload()?,
         runtime,
         images: build()?,
         dir: paths::lab()?,

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// The cargo that runs us, in the repository, with bpf-linker in its PATH.
+/// The cargo that runs us, in the repository. The build script finds bpf-linker in the cache by
+/// itself, so that PATH, which is part of what it depends on, stays as it is.
 pub fn cargo(words: &str) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words.split_whitespace()).current_dir(crate::paths::root());
-    let linker = crate::setup::linker::dir()?.join("bin");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", linker.display()));
     // Set by the outer `cargo run` for this package; the inner cargo must not see them.
     for (name, _) in std::env::vars() {
         let own = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
