@@ -30,7 +30,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Bring what the other commands need: bpf-linker, tools, a containerd in the cache.
-    Setup,
+    Setup {
+        /// Also the other containerds that `test-all` tests with.
+        #[arg(long)]
+        matrix: bool,
+    },
     /// Build target/release/longshore.
     Build,
     /// rustfmt and clippy; warnings are errors.
@@ -77,7 +81,7 @@ fn main() -> ExitCode {
 /// False: it ran and something failed, and the output says what.
 fn run(command: Command) -> Result<bool> {
     match command {
-        Command::Setup => setup::everything().map(|()| true),
+        Command::Setup { matrix } => setup::everything(matrix).map(|()| true),
         Command::Build => build::release().map(|_| true),
         Command::Lint => lint::all().map(|()| true),
         Command::Test { lanes, filter } => lanes::run(&lanes, filter.as_deref()),

@@ -8,9 +8,15 @@ pub mod runtime;
 use anyhow::{Result, bail};
 
 /// What `cargo xtask setup` brings: enough for every lane of `make test`.
-pub fn everything() -> Result<()> {
+pub fn everything(matrix: bool) -> Result<()> {
     linker::ensure()?;
     for_nodes()?;
+    if matrix {
+        for (release, version) in runtime::MATRIX {
+            let runtime = runtime::ensure_release(release, version)?;
+            println!("containerd {}: {}", runtime.version, runtime.bin_dir.display());
+        }
+    }
     println!("everything is there");
     Ok(())
 }
