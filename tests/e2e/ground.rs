@@ -38,6 +38,12 @@ fn i3_a_lab_without_the_daemon_leaves_nothing() {
         assert!(grown.iter().any(|line| line.starts_with("left behind: cgroup")), "{grown:?}");
         assert!(grown.iter().any(|line| line.starts_with("left behind: process")), "{grown:?}");
 
+        // A command in a container, as all scripts give them.
+        let output = node.exec("bare", "one", "get http://127.0.0.1:8099/bytes/5000").unwrap();
+        assert!(output.text.contains("5000 bytes, every one as sent"), "{}", output.text);
+        let output = node.exec("bare", "one", "connect 127.0.0.1:9 --timeout 1").unwrap();
+        assert!(!output.ok() && output.text.contains("refused"), "{}", output.text);
+
         // The pod goes on without containerd.
         node.containerd_mut().restart().unwrap();
         assert_eq!(cgroup::containers(&root), live);

@@ -1,5 +1,6 @@
 //! A blocking CRI client: pods made without the daemon, for counting and for the bench's floor.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -127,6 +128,16 @@ impl BarePod {
         }
     }
 
+    /// What an agent gives its pods, so that they are found in the same way (A204).
+    fn labels(&self) -> BTreeMap<String, String> {
+        let labels = [
+            ("io.kubernetes.pod.namespace", "bare"),
+            ("io.kubernetes.pod.name", &self.name),
+            ("io.kubernetes.container.name", "main"),
+        ];
+        labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     fn sandbox(&self) -> cri::PodSandboxConfig {
         let security = cri::LinuxSandboxSecurityContext {
             namespace_options: Some(self.namespaces()),
@@ -139,6 +150,7 @@ impl BarePod {
                 namespace: "bare".to_owned(),
                 attempt: 0,
             }),
+            labels: self.labels(),
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent.clone(),
                 security_context: Some(security),
@@ -158,6 +170,7 @@ impl BarePod {
             metadata: Some(cri::ContainerMetadata { name: "main".to_owned(), attempt: 0 }),
             image: Some(image),
             args: self.args.clone(),
+            labels: self.labels(),
             linux: Some(cri::LinuxContainerConfig {
                 security_context: Some(security),
                 ..cri::LinuxContainerConfig::default()

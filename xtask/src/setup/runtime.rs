@@ -41,16 +41,33 @@ pub fn ensure() -> Result<Runtime> {
     println!(
         "containerd and runc are missing: unpacking the packages of {id} {codename} into the cache"
     );
+    download(&["containerd", "runc"], &dir)?;
+    unpacked(&dir)
+}
+
+/// The upstream CNI plugins of this machine's distribution: the bench's floor uses `bridge`.
+pub fn ensure_cni_plugins() -> Result<PathBuf> {
+    let (id, codename) = packages::release();
+    let dir = paths::cache()?.join(format!("cni-plugins-{id}-{codename}"));
+    let plugins = dir.join("usr/lib/cni");
+    if plugins.join("bridge").exists() {
+        return Ok(plugins);
+    }
+    println!("the upstream CNI plugins are missing: unpacking their package into the cache");
+    download(&["containernetworking-plugins"], &dir)?;
+    Ok(plugins)
+}
+
+/// Downloads packages of the machine's own release and unpacks them into `dir`.
+fn download(names: &[&str], dir: &Path) -> Result<()> {
     let debs = dir.join("debs");
     std::fs::create_dir_all(&debs)?;
-    let download =
-        || Run::new("apt-get").words("download containerd runc").dir(&debs).limit_s(300).check();
-    if download().is_err() {
+    let get = || Run::new("apt-get").arg("download").args(names).dir(&debs).limit_s(300).check();
+    if get().is_err() {
         packages::update()?;
-        download()?;
+        get()?;
     }
-    unpack(&debs, &dir)?;
-    unpacked(&dir)
+    unpack(&debs, dir)
 }
 
 /// The containerd of another release of Debian, with the runc of this machine's: newer ones need a
