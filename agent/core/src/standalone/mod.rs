@@ -1,1 +1,6 @@
-//! (see the room's issue)
+pub mod defaults;
+pub mod manifest;
+pub mod parse;
+pub mod strict;
+pub mod validate;
+pub mod yaml;
