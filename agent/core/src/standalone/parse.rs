@@ -316,7 +316,7 @@ mod tests {
         let same = parse("q.yaml", &POD.replace("  name: a", "  labels: {x: z}\n  name: a"))
             .manifests
             .remove(0);
-        let other = parse("p.yaml", &POD.replace("image: x", "image: y")).manifests.remove(0);
+        let other = parse("p.yaml", &POD.replace("image: x", "image: other")).manifests.remove(0);
         assert_eq!(one.content, same.content, "labels are no reason to replace a pod");
         assert_ne!(one.content, other.content);
     }
