@@ -3,7 +3,7 @@
 //! A file that cannot be read holds all that came from it; an object that is refused holds its own
 //! last version; one name in two files stays with the file that had it first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,19 @@ impl Catalog {
     /// The file is gone, and with it what it said.
     pub fn remove(&mut self, file: &str) {
         self.files.remove(file);
+    }
+
+    /// True when `file` said something in `before` that it no longer says.
+    pub fn loses(&self, before: &Catalog, file: &str) -> bool {
+        let names = |catalog: &Catalog| -> BTreeSet<Identity> {
+            catalog
+                .files
+                .get(file)
+                .into_iter()
+                .flat_map(|entry| entry.manifests.iter().map(identity))
+                .collect()
+        };
+        !names(before).is_subset(&names(self))
     }
 
     /// Names of the files that are known.

@@ -30,6 +30,22 @@ pub struct State {
     pub incarnations: BTreeMap<ObjectKey, u64>,
 }
 
+impl State {
+    /// Takes from `found` what is not known yet.
+    pub fn adopt(&mut self, found: State) {
+        for (key, pod) in found.pods {
+            self.pods.entry(key).or_insert(pod);
+        }
+        for (key, deployment) in found.deployments {
+            self.deployments.entry(key).or_insert(deployment);
+        }
+        for (key, number) in found.incarnations {
+            let known = self.incarnations.entry(key).or_default();
+            *known = number.max(*known);
+        }
+    }
+}
+
 /// A pod that was made from a manifest.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OwnedPod {
