@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use longshore_cni::{CNI_VERSIONS, CODE_INVALID, CODE_IO, CODE_TRY_AGAIN, Error, Request, Response};
+use longshore_cni::{
+    CNI_VERSIONS, CODE_INVALID, CODE_IO, CODE_TRY_AGAIN, Error, Request, Response,
+};
 use serde_json::{Value, json};
 
 /// Tries to reach the daemon, 100 ms apart: 10 s, well inside a kubelet's sandbox deadline.

@@ -144,7 +144,10 @@ mod tests {
         let foreign = conf.conf_dir.join("10-flannel.conflist");
         fs::write(&foreign, "{}").expect("foreign conflist");
         let error = conf.check().expect_err("refused").to_string();
-        assert!(error.contains("10-flannel.conflist") && error.contains("--cni-conf-dir"), "{error}");
+        assert!(
+            error.contains("10-flannel.conflist") && error.contains("--cni-conf-dir"),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(&foreign).expect("still there"), "{}");
         fs::remove_dir_all(root).expect("clean up");
     }
@@ -155,10 +158,12 @@ mod tests {
         let conf = conf(&root);
         conf.check().expect("an empty machine is fine");
         conf.install(b"shim").expect("installed");
-        let first = fs::metadata(conf.bin_dir.join(PLUGIN)).expect("shim").modified().expect("time");
+        let first =
+            fs::metadata(conf.bin_dir.join(PLUGIN)).expect("shim").modified().expect("time");
         conf.install(b"shim").expect("installed again");
         conf.check().expect("our own conflist is not foreign");
-        let second = fs::metadata(conf.bin_dir.join(PLUGIN)).expect("shim").modified().expect("time");
+        let second =
+            fs::metadata(conf.bin_dir.join(PLUGIN)).expect("shim").modified().expect("time");
         assert_eq!(first, second);
         conf.remove().expect("removed");
         conf.remove().expect("removed already");

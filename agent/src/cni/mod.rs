@@ -11,7 +11,7 @@ pub mod server;
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid};
 
-pub use conf::{ConfError, Conf};
+pub use conf::{Conf, ConfError};
 pub use ledger::{Entry, Ledger, LedgerError};
 pub use server::{Cni, CniConfig};
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use longshore_cni::{CODE_FAILED, CODE_INVALID, CODE_TRY_AGAIN, Error, Request, Response};
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid};
-use longshore_core::net::{GATEWAY, HOST_PREFIX, InterfacePlan, host_name, interface_plan};
+use longshore_core::net::interface::{GATEWAY, HOST_PREFIX, host_name};
+use longshore_core::net::{InterfacePlan, interface_plan};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -68,7 +69,9 @@ impl Cni {
         let slots = Arc::new(Semaphore::new(CALLS_MAX));
         let ledger = Mutex::new(ledger);
         let busy = Mutex::default();
-        Self { shared: Arc::new(Shared { config, network, hooks, sink, ledger, busy, slots, scope }) }
+        Self {
+            shared: Arc::new(Shared { config, network, hooks, sink, ledger, busy, slots, scope }),
+        }
     }
 
     /// Announces every interface of the ledger that still exists; forgets the others.
@@ -169,7 +172,12 @@ impl Cni {
         };
         self.shared.busy.lock().await.remove(&request.container_id);
         if let Err(error) = &result {
-            tracing::warn!(command = request.command, sandbox = request.container_id, error = error.msg, "CNI call failed");
+            tracing::warn!(
+                command = request.command,
+                sandbox = request.container_id,
+                error = error.msg,
+                "CNI call failed"
+            );
         }
         result
     }
@@ -207,15 +215,16 @@ impl Cni {
         pod: &PodArgs,
         plan: &InterfacePlan,
     ) -> Result<Attachment, Error> {
-        let file = netns::open(Path::new(&request.netns))
-            .map_err(|error| failure(CODE_INVALID, format!("CNI_NETNS {}: {error}", request.netns)))?;
+        let file = netns::open(Path::new(&request.netns)).map_err(|error| {
+            failure(CODE_INVALID, format!("CNI_NETNS {}: {error}", request.netns))
+        })?;
         let network = &self.shared.network;
-        let host = network.create_pair(plan, file.as_fd()).await.map_err(|e| network_failure(&e))?;
+        let host =
+            network.create_pair(plan, file.as_fd()).await.map_err(|e| network_failure(&e))?;
         failpoint::hit("cni.add.pair");
-        self.shared
-            .hooks
-            .attach(&plan.host_name)
-            .map_err(|error| failure(CODE_FAILED, format!("cannot attach the pod's hooks: {error}")))?;
+        self.shared.hooks.attach(&plan.host_name).map_err(|error| {
+            failure(CODE_FAILED, format!("cannot attach the pod's hooks: {error}"))
+        })?;
         failpoint::hit("cni.add.hooks");
         network.open_host(plan, host).await.map_err(|e| network_failure(&e))?;
         let inside = plan.clone();
@@ -300,7 +309,11 @@ impl Cni {
             let old = |id: &String| {
                 ledger.entries().get(id).is_some_and(|e| now.since_ms(e.since) > GC_AGE_MS)
             };
-            ledger.owners().into_iter().filter(|id| !live.contains(id) && (all || old(id))).collect()
+            ledger
+                .owners()
+                .into_iter()
+                .filter(|id| !live.contains(id) && (all || old(id)))
+                .collect()
         };
         for sandbox in dead {
             if !self.shared.busy.lock().await.insert(sandbox.clone()) {
@@ -308,7 +321,11 @@ impl Cni {
             }
             tracing::info!(sandbox, "Collecting the interface of a sandbox that is gone");
             if let Err(error) = self.delete(&sandbox).await {
-                tracing::warn!(sandbox, error = error.msg, "Cannot collect an interface; trying again later");
+                tracing::warn!(
+                    sandbox,
+                    error = error.msg,
+                    "Cannot collect an interface; trying again later"
+                );
             }
             self.shared.busy.lock().await.remove(&sandbox);
         }
@@ -375,9 +392,8 @@ fn ledger_failure(error: &LedgerError) -> Error {
 /// The CNI result (specification 1.0, "Success").
 fn result_of(request: &Request, plan: &InterfacePlan, attachment: &Attachment) -> Value {
     let version = request.config.get("cniVersion").and_then(Value::as_str).unwrap_or("1.0.0");
-    let mac = |bytes: &[u8; 6]| {
-        bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
-    };
+    let mac =
+        |bytes: &[u8; 6]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
     let mut ip = json!({
         "address": format!("{}/32", attachment.ip),
         "gateway": GATEWAY.to_string(),

@@ -117,13 +117,16 @@ mod tests {
             };
             let path = (PATH_ANNOTATION.to_owned(), "/dev/termination-log".to_owned());
             let policy = (POLICY_ANNOTATION.to_owned(), "FallbackToLogsOnError".to_owned());
-            message(&roots, &cri::ContainerStatus {
-                annotations: [path, policy].into(),
-                mounts: vec![mount],
-                exit_code: 1,
-                log_path: dir.join("link").display().to_string(),
-                ..Default::default()
-            })
+            message(
+                &roots,
+                &cri::ContainerStatus {
+                    annotations: [path, policy].into(),
+                    mounts: vec![mount],
+                    exit_code: 1,
+                    log_path: dir.join("link").display().to_string(),
+                    ..Default::default()
+                },
+            )
         };
         assert_eq!(read(&dir.join("plain")).len(), 4096);
         for name in ["link", "magic", "fifo", "missing", "../../../secret"] {

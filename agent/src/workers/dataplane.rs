@@ -120,7 +120,8 @@ impl DataplaneWorker {
         loop {
             self.write_all_if_due();
             self.publish();
-            let wake_at = [self.compare_all_at, self.physical.wake_at()].into_iter().flatten().min();
+            let wake_at =
+                [self.compare_all_at, self.physical.wake_at()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 dirty = changes.next() => {

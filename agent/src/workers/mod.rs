@@ -9,7 +9,6 @@ pub mod pods;
 pub mod probes;
 pub mod status_file;
 
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -137,9 +137,13 @@ pub fn allowed(
     if from.addr == to.addr {
         return true;
     }
-    let rule = |own: &ObjectKey, peers: Option<&Vec<NetworkPolicyPeer>>, ports: Option<&Vec<NetworkPolicyPort>>, peer: &Party| {
-        peers.is_none_or(|p| p.is_empty() || p.iter().any(|p| is_peer(world, &own.namespace, p, peer)))
-            && ports.is_none_or(|p| p.is_empty() || p.iter().any(|p| is_port(p, proto, port, to)))
+    let rule = |own: &ObjectKey,
+                peers: Option<&Vec<NetworkPolicyPeer>>,
+                ports: Option<&Vec<NetworkPolicyPort>>,
+                peer: &Party| {
+        peers.is_none_or(|p| {
+            p.is_empty() || p.iter().any(|p| is_peer(world, &own.namespace, p, peer))
+        }) && ports.is_none_or(|p| p.is_empty() || p.iter().any(|p| is_port(p, proto, port, to)))
     };
     let mut ok = true;
     if let Some((key, pod)) = from.pod.filter(|(_, pod)| enforced(pod)) {

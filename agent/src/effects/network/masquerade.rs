@@ -6,9 +6,7 @@ use std::borrow::Cow;
 
 use longshore_core::net::Masquerade;
 use nftables::batch::Batch;
-use nftables::expr::{
-    Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix,
-};
+use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
 use nftables::stmt::{Match, NAT, NATFlag, Operator, Statement};
@@ -93,10 +91,7 @@ fn matches(field: &'static str, op: Operator, cidr: &ipnet::IpNet) -> Statement<
     })
 }
 
-fn run(
-    plan: &Masquerade,
-    ruleset: &nftables::schema::Nftables<'_>,
-) -> Result<(), NetworkError> {
+fn run(plan: &Masquerade, ruleset: &nftables::schema::Nftables<'_>) -> Result<(), NetworkError> {
     helper::apply_ruleset(ruleset).map_err(|error| {
         let detail = match error {
             NftablesError::NftFailed { stderr, .. } => stderr.trim().to_owned(),
@@ -105,4 +100,3 @@ fn run(
         NetworkError::Nft { table: plan.table.clone(), detail }
     })
 }
-

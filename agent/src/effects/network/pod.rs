@@ -56,7 +56,11 @@ impl Network {
     ///
     /// # Errors
     /// The kernel refused.
-    pub async fn open_host(&self, plan: &InterfacePlan, host: HostSide) -> Result<(), NetworkError> {
+    pub async fn open_host(
+        &self,
+        plan: &InterfacePlan,
+        host: HostSide,
+    ) -> Result<(), NetworkError> {
         sysctl::close_ipv6(&plan.host_name)?;
         for (path, value) in &plan.host_sysctls {
             sysctl::set(path, value)?;
@@ -124,8 +128,8 @@ pub fn configure_pod(netns: BorrowedFd<'_>, plan: &InterfacePlan) -> Result<(), 
             .build()
             .map_err(NetworkError::io("start a netlink client in the pod"))?;
         runtime.block_on(async {
-            let (connection, handle, _messages) = new_connection()
-                .map_err(NetworkError::io("open a netlink socket in the pod"))?;
+            let (connection, handle, _messages) =
+                new_connection().map_err(NetworkError::io("open a netlink socket in the pod"))?;
             tokio::select! {
                 biased;
                 configured = configure(&handle, plan) => configured,
