@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longshore_core::image::physical::{Physical, Refused, Subject};
@@ -13,7 +13,7 @@ use longshore_core::image::{Image, ImageChange, KernelRows, MapOp};
 use longshore_core::model::{Change, NodeView, PodUid, Problem, Time, World};
 use longshore_core::policy::{self, PolicyCompiler};
 use longshore_core::service::ServiceCompiler;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::Programmed;
 use crate::clock;
@@ -26,32 +26,6 @@ const RETRY_MS: i64 = 1_000;
 /// Time until a change that did not fit is tried again.
 const REFUSED_RETRY_MS: i64 = 10_000;
 
-/// What the worker means the kernel to hold, copied for someone who looks.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    pub image: Image,
-    /// What users' objects asked for and cannot have.
-    pub problems: Vec<Problem>,
-    /// Changes that did not fit, and why; others are unharmed.
-    pub refused: Vec<String>,
-}
-
-/// Asks the worker for an [`Answer`]. A question and not a published value: one event must not
-/// copy what has the size of the cluster.
-#[derive(Clone)]
-pub struct Question {
-    ask: mpsc::Sender<oneshot::Sender<Answer>>,
-}
-
-impl Question {
-    /// `None`: the worker is gone, so the daemon is ending.
-    pub async fn ask(&self) -> Option<Answer> {
-        let (tell, answer) = oneshot::channel();
-        self.ask.send(tell).await.ok()?;
-        answer.await.ok()
-    }
-}
-
 /// What `status` shows of the dataplane.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct View {
@@ -59,6 +33,28 @@ pub struct View {
     pub revision: u64,
     /// The last write's failure, until one succeeds.
     pub error: Option<String>,
+    /// What users' objects asked for and cannot have.
+    pub problems: Vec<Problem>,
+    /// Changes that did not fit, and why; others are unharmed.
+    pub refused: Vec<String>,
+}
+
+/// The image that the worker means the kernel to hold, for those who look. Behind a lock and not
+/// published: one event must not copy what has the size of the cluster.
+#[derive(Clone, Default)]
+pub struct SharedImage {
+    image: Arc<Mutex<Image>>,
+}
+
+impl SharedImage {
+    /// A copy.
+    pub fn get(&self) -> Image {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Image> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The worker. [`DataplaneWorker::run`] never ends.
@@ -68,16 +64,14 @@ pub struct DataplaneWorker {
     dataplane: Arc<Dataplane>,
     services: ServiceCompiler,
     policy: PolicyCompiler,
-    image: Image,
+    image: SharedImage,
     physical: Physical,
     /// When to read the kernel's rows back and write every difference.
     compare_all_at: Option<Time>,
     /// A write failed: `physical` may not be what the kernel holds, so nothing is written by key.
     diverged: bool,
-    refused: Vec<String>,
     programmed: Programmed,
     view: watch::Sender<View>,
-    questions: mpsc::Receiver<oneshot::Sender<Answer>>,
 }
 
 impl DataplaneWorker {
@@ -86,25 +80,23 @@ impl DataplaneWorker {
         node: NodeView,
         dataplane: Arc<Dataplane>,
         programmed: Programmed,
-    ) -> (Self, watch::Receiver<View>, Question) {
+    ) -> (Self, watch::Receiver<View>, SharedImage) {
         let (view, receiver) = watch::channel(View::default());
-        let (ask, questions) = mpsc::channel(8);
+        let image = SharedImage::default();
         let worker = Self {
             store,
             node,
             dataplane,
             services: ServiceCompiler::default(),
             policy: PolicyCompiler::default(),
-            image: Image::default(),
+            image: image.clone(),
             physical: Physical::adopt(&KernelRows::default()),
             compare_all_at: None,
             diverged: true,
-            refused: Vec::new(),
             programmed,
             view,
-            questions,
         };
-        (worker, receiver, Question { ask })
+        (worker, receiver, image)
     }
 
     /// Waits for the first complete World, writes the difference to what the kernel holds, and
@@ -131,10 +123,6 @@ impl DataplaneWorker {
                         self.write(&compiled);
                     }
                 }
-                Some(tell) = self.questions.recv() => {
-                    // Who asked may be gone.
-                    let _ = tell.send(self.answer());
-                }
                 () = sleep_until(wake_at) => {
                     let released = self.physical.tick(clock::now());
                     self.apply(&released);
@@ -152,10 +140,17 @@ impl DataplaneWorker {
         for problem in &fresh {
             tracing::warn!(%problem, "An object asks for what it cannot have");
         }
+        let mut image = self.image.lock();
         for change in &changes {
-            self.image.apply(change);
+            image.apply(change);
         }
-        self.update(|view| view.revision = world.revision);
+        drop(image);
+        let mut problems = self.policy.problems();
+        problems.extend(self.services.problems());
+        self.update(|view| {
+            view.revision = world.revision;
+            view.problems = problems;
+        });
         changes
     }
 
@@ -181,8 +176,8 @@ impl DataplaneWorker {
         self.physical = Physical::adopt(&rows);
         self.compare_all_at = None;
         self.diverged = false;
-        self.refused.clear();
-        let (ops, refused) = self.physical.plan_full_each(&self.image, now);
+        self.update(|view| view.refused.clear());
+        let (ops, refused) = self.physical.plan_full_each(&self.image.lock(), now);
         self.refuse(&refused);
         self.apply(&ops);
     }
@@ -191,20 +186,14 @@ impl DataplaneWorker {
     fn refuse(&mut self, refused: &[(Subject, Refused)]) {
         for (subject, why) in refused {
             let text = format!("{subject}: {why}");
-            if !self.refused.contains(&text) {
+            if !self.view.borrow().refused.contains(&text) {
                 tracing::error!(refused = text, "A change does not fit; the old rows stay");
-                self.refused.push(text);
+                self.update(|view| view.refused.push(text));
             }
         }
         if !refused.is_empty() {
             self.compare_all_at.get_or_insert(clock::now().plus_ms(REFUSED_RETRY_MS));
         }
-    }
-
-    fn answer(&self) -> Answer {
-        let mut problems = self.policy.compiled().problems;
-        problems.extend(self.services.problems());
-        Answer { image: self.image.clone(), problems, refused: self.refused.clone() }
     }
 
     fn update(&self, change: impl FnOnce(&mut View)) {
@@ -244,9 +233,10 @@ impl DataplaneWorker {
     }
 
     fn open_pods(&self, world: &World, waiting: &BTreeSet<IpAddr>) -> BTreeSet<PodUid> {
+        let image = self.image.lock();
         let open = |local: &longshore_core::model::LocalPod| {
             let attachment = local.attachment.as_ref()?;
-            let endpoint = self.image.endpoints.get(&attachment.ip)?;
+            let endpoint = image.endpoints.get(&attachment.ip)?;
             let interface = endpoint.local.as_ref()?;
             (endpoint.open
                 && !waiting.contains(&attachment.ip)

@@ -132,6 +132,12 @@ impl PolicyCompiler {
         (changes, dirty.fresh)
     }
 
+    /// All problems of all policies and pods, sorted.
+    pub fn problems(&self) -> Vec<Problem> {
+        let all: BTreeSet<_> = self.problems.values().flatten().cloned().collect();
+        all.into_iter().collect()
+    }
+
     /// What holds now; `problems` are all of them.
     pub fn compiled(&self) -> Compiled {
         let problems: BTreeSet<_> = self.problems.values().flatten().cloned().collect();
