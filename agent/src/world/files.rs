@@ -24,6 +24,8 @@ use crate::clock;
 
 /// fileCheckFrequency (A29).
 const RESCAN: Duration = Duration::from_secs(20);
+/// A directory that cannot be read is tried again after so long.
+const MISSING_MS: i64 = 1000;
 /// Events of one save come together; so long to see all of them.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// An editor may empty or remove a file before it writes it again: what disappears must stay away
@@ -64,8 +66,8 @@ pub struct Source {
     losing: BTreeMap<String, (String, Time)>,
     directory_problem: Option<Located>,
     checkpoint_problem: Option<Located>,
-    /// The text on disk, as a hash.
-    stored: String,
+    /// The checkpoint on disk is older than what is known.
+    unsaved: bool,
     scanned: bool,
     /// The checkpoint was lost: while a file cannot be used either, nobody knows which running pods
     /// are wanted, and nothing may be deleted (A38).
@@ -116,7 +118,7 @@ impl Files {
             losing: BTreeMap::new(),
             directory_problem: None,
             checkpoint_problem: None,
-            stored: String::new(),
+            unsaved: true,
             scanned: false,
             unsure,
         };
@@ -140,21 +142,21 @@ impl Source {
     pub async fn run(mut self) {
         let events = Arc::new(Notify::new());
         let mut watcher = None;
+        let mut watched = None;
         let mut next_scan = clock::now();
         let mut wake_at = None;
         loop {
-            if watcher.is_none() {
+            // A watch stays with the directory that it was made for, not with its name.
+            let identity = identity_of(&self.directory);
+            if watched != identity || watcher.is_none() {
                 watcher = watch(&self.directory, events.clone());
+                watched = identity;
             }
             let now = clock::now();
             if now >= next_scan {
                 let settle = self.scan(now);
                 next_scan =
                     settle.unwrap_or(now + i64::try_from(RESCAN.as_millis()).unwrap_or(20_000));
-                // A watch does not follow a directory that is replaced.
-                if self.directory_problem.is_some() {
-                    watcher = None;
-                }
             }
             let decided = self.step(now);
             wake_at = decided.or(wake_at.filter(|at| *at > now));
@@ -181,7 +183,7 @@ impl Source {
                 let message = format!("{message}; everything stays as it was until it can be read");
                 self.directory_problem =
                     Some(located(&self.directory, "UnreadableDirectory", message));
-                return None;
+                return Some(now + MISSING_MS);
             }
         };
         self.directory_problem = None;
@@ -192,6 +194,7 @@ impl Source {
             if self.settled(file, "", now, &mut look_again) {
                 self.catalog.remove(file);
                 self.texts.remove(file);
+                self.unsaved = true;
             }
         }
         for (file, text) in &files {
@@ -217,6 +220,7 @@ impl Source {
             }
             self.losing.remove(file);
             self.catalog = next;
+            self.unsaved = true;
             self.texts.insert(file.clone(), hash);
         }
         self.scanned = true;
@@ -249,8 +253,9 @@ impl Source {
 
     /// Decides and publishes. Returns when to decide again.
     fn step(&mut self, now: Time) -> Option<Time> {
+        let mut given = false;
         for (key, uid) in std::mem::take(&mut *lock(&self.shared.finished)) {
-            finished(&mut self.state, &key, &uid);
+            given |= finished(&mut self.state, &key, &uid);
         }
         let manifests = self.catalog.settle();
         let world = self.store.snapshot();
@@ -273,9 +278,11 @@ impl Source {
         }
         let Outcome { desired, state, problems, wake_at } =
             standalone::reconcile(&inputs, &self.state);
-        // UIDs and addresses are on disk before anyone sees them.
-        if state != self.state || self.stored.is_empty() {
-            self.state = state;
+        given |= state != self.state;
+        self.state = state;
+        self.unsaved |= given;
+        // UIDs and addresses are on disk before anyone sees them; last good manifests can wait.
+        if given {
             self.save();
         }
         let complete = self.scanned && !self.unsure;
@@ -292,20 +299,16 @@ impl Source {
         wake_at
     }
 
-    /// Writes the checkpoint if it would be another text.
+    /// Writes the checkpoint if it would be another one; what failed is tried again next time.
     fn save(&mut self) {
         // Before the first scan the file on disk knows better; while unsure, it would forget pods.
-        if !self.scanned || self.unsure {
+        if !self.unsaved || !self.scanned || self.unsure {
             return;
         }
         let text = state::to_text(&self.catalog, &self.state);
-        let hash = hash(&text);
-        if hash == self.stored {
-            return;
-        }
         self.checkpoint_problem = match self.checkpoint.store(&text) {
             Ok(()) => {
-                self.stored = hash;
+                self.unsaved = false;
                 None
             }
             Err(error) => {
@@ -364,6 +367,12 @@ fn watch(directory: &Path, events: Arc<Notify>) -> Option<notify::RecommendedWat
     Some(watcher)
 }
 
+/// Device and inode.
+fn identity_of(directory: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 fn is_close_write(kind: &notify::EventKind) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
@@ -386,4 +395,4 @@ fn located(path: &Path, reason: &'static str, message: String) -> Located {
 
 #[cfg(test)]
 #[path = "files_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

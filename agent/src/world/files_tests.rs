@@ -255,3 +255,59 @@ async fn a38_without_checkpoint_and_with_a_broken_file_nothing_is_deleted() {
     let after = rig.until("the repaired file", |world| world.synced).await;
     assert_eq!(uid(&after, "a"), uid(&before, "a"));
 }
+
+/// A source that is driven by hand, on a clock of its own.
+fn by_hand(dir: &TempDir, state: &TempDir) -> (Store, Source) {
+    let store = Store::default();
+    let (_, source) = Files::open(dir.path(), state.path(), settings(), store.clone(), Vec::new());
+    (store, source)
+}
+
+#[test]
+fn f67_a_file_that_an_editor_empties_for_a_moment_ends_no_pod() {
+    let (dir, state) = (TempDir::new("editor"), TempDir::new("editor-state"));
+    let file = dir.path().join("a.yaml");
+    let (store, mut source) = by_hand(&dir, &state);
+    let alive = |store: &Store| {
+        let world = store.snapshot();
+        world.pods.get(&key("a")).is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
+    };
+    let start = Time::from_unix_ms(1_000_000);
+    let mut look = |after: i64, text: Option<&str>| {
+        match text {
+            Some(text) => std::fs::write(&file, text).unwrap(),
+            None => drop(std::fs::remove_file(&file)),
+        }
+        let next = source.scan(start + after);
+        source.step(start + after);
+        (alive(&store), next.map(|at| at - start))
+    };
+    let full = pod("a", "x:1");
+    assert_eq!(look(0, Some(&full)), (true, None));
+    assert_eq!(look(100, Some("")), (true, Some(160)));
+    assert_eq!(look(150, Some(&full)), (true, None));
+    assert_eq!(look(200, None), (true, Some(260)));
+    assert_eq!(look(210, Some("")), (true, Some(270)));
+    assert_eq!(look(269, Some(&full)), (true, None));
+    assert_eq!(look(300, None), (true, Some(360)));
+    assert_eq!(look(360, None), (false, None));
+}
+
+#[test]
+fn f37_a_full_disk_is_said_and_stops_nothing() {
+    let (dir, state) = (TempDir::new("full"), TempDir::new("full-state"));
+    std::fs::write(dir.path().join("a.yaml"), pod("a", "x:1")).unwrap();
+    let (store, mut source) = by_hand(&dir, &state);
+    // A directory in the place of the file that is written first stands for a disk that refuses.
+    std::fs::create_dir(state.path().join("standalone.json.tmp")).unwrap();
+    let now = Time::from_unix_ms(1_000_000);
+    source.scan(now);
+    source.step(now);
+    assert!(store.snapshot().synced && store.snapshot().pods.contains_key(&key("a")));
+    let problems = lock(&source.shared.problems).clone();
+    assert!(problems[0].to_string().contains("cannot write the checkpoint"), "{problems:?}");
+    std::fs::remove_dir(state.path().join("standalone.json.tmp")).unwrap();
+    source.step(now);
+    assert!(lock(&source.shared.problems).is_empty());
+    assert!(state.path().join("standalone.json").exists());
+}
