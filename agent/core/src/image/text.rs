@@ -230,3 +230,121 @@ fn mask(mask: &abi::Mask) -> String {
     let bits: Vec<String> = set.map(|bit| bit.to_string()).collect();
     format!("{{{}}}", bits.join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Backend, CidrClass, Class, LocalInterface, PeerTerm, Physical, PortSet, PortTerm, Rule,
+    };
+    use super::*;
+    use crate::model::Time;
+
+    fn image(ifindex: u32) -> Image {
+        let web = PeerTerm::Pods {
+            namespaces: "name=a".into(),
+            pods: "app=web".into(),
+            named_port: None,
+        };
+        let net = |text: &str| text.parse().unwrap();
+        let block =
+            PeerTerm::Block { cidr: net("10.0.0.0/8"), except: [net("10.1.0.0/16")].into() };
+        let policy = ObjectKey::new("a", "allow");
+        let mut group = Group { policies: [policy.clone()].into(), ..Group::default() };
+        let ports = [(80, 80), (8000, 8999)].map(|(first, last)| PortTerm {
+            proto: Protocol::Tcp,
+            first,
+            last,
+        });
+        let peers = [web.clone(), block.clone()].into();
+        let rule = Rule { any_peer: false, peers, policies: [policy].into() };
+        group.rules.insert(PortSet::These(ports.into()), rule);
+        let mut image = Image::default();
+        let pod = Endpoint {
+            pod: Some(ObjectKey::new("a", "web-0")),
+            class: Class { terms: [web].into() },
+            local: Some(LocalInterface { ifindex, mac: [2; 6] }),
+            open: true,
+            ingress: Some(group.id()),
+            egress: None,
+        };
+        let node = Endpoint {
+            pod: None,
+            class: Class::default(),
+            local: None,
+            open: true,
+            ingress: None,
+            egress: None,
+        };
+        image.endpoints.insert([10, 0, 0, 2].into(), pod);
+        image.endpoints.insert([192, 168, 0, 1].into(), node);
+        image.cidrs.insert(net("10.0.0.0/8"), CidrClass { terms: [block].into() });
+        image.cidrs.insert(net("10.1.0.0/16"), CidrClass::default());
+        image.groups.insert(group.id(), group);
+        let backend = |local, last| Backend { local, addr: [10, 0, 0, last].into(), port: 8080 };
+        let at = |last| Frontend {
+            addr: [10, 96, 0, last].into(),
+            port: 80,
+            proto: Protocol::Tcp,
+            view: View::Internal,
+        };
+        let entry = ServiceEntry {
+            service: ObjectKey::new("a", "web"),
+            port_name: "http".into(),
+            backends: [backend(false, 1), backend(true, 2)].into(),
+            local_only: true,
+            affinity_s: None,
+        };
+        let none = ServiceEntry { backends: BTreeSet::new(), local_only: false, ..entry.clone() };
+        image.services.insert(at(1), entry);
+        image.services.insert(at(2), none);
+        image
+    }
+
+    #[test]
+    fn i15_the_text_of_an_image_is_canonical_and_names_no_interface() {
+        let text = render(&image(7));
+        assert_eq!(text, render(&image(8)));
+        let id = *image(7).groups.keys().next().unwrap();
+        let want = format!(
+            r#"services 2
+  tcp/10.96.0.1:80             a/web:http  local-only
+    10.0.0.2:8080 local
+    10.0.0.1:8080 remote
+  tcp/10.96.0.2:80             a/web:http  refused: no endpoints
+endpoints 2
+  10.0.0.2             a/web-0                          local  open   in {id:016x} out -                class{{pods("name=a" "app=web")}}
+  192.168.0.1          (node)                           node   open   in -                out -                class{{}}
+cidrs 2
+  10.0.0.0/8           cidr{{block(10.0.0.0/8 except 10.1.0.0/16)}}
+  10.1.0.0/16          cidr{{}}
+groups 1
+  {id:016x} of a/allow
+    tcp/80,tcp/8000-8999 peers pods("name=a" "app=web") block(10.0.0.0/8 except 10.1.0.0/16)  of a/allow
+"#
+        );
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn rows_print_as_they_are() {
+        let mut rows = KernelRows::default();
+        let mut physical = Physical::adopt(&rows);
+        for op in physical.plan_full(&image(7), Time::from_unix_ms(0)).unwrap() {
+            rows.apply(&op);
+        }
+        let text = kernel_text(&rows);
+        for line in [
+            "generation 1 base 0 count 2 local 1 affinity 0s local-only\n    0 10.0.0.2:8080\n",
+            "ifindex 7 local open isolated-ingress\n",
+            "  10.1.0.0/16          class ",
+            " any-peer {} any-port {} has-cidrs has-ranges\n",
+            " tcp/80 {0}\n",
+            "backends 2 of which in use 2\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+        rows.backends.get_mut(&1).unwrap().generation = 9;
+        assert!(kernel_text(&rows).contains("    1 10.0.0.1:8080 STALE: service 1 generation 9\n"));
+        assert_eq!(super::super::physical::inconsistencies(&rows).len(), 1);
+    }
+}

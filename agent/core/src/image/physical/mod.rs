@@ -186,17 +186,16 @@ impl Physical {
 
     fn take_in(&mut self, plan: &mut Plan, wanted: &Wanted, now: Time) -> Result<(), Refused> {
         let Self { mirror, services, policy, .. } = self;
+        plan.changes_groups = !wanted.groups.is_empty();
+        for addr in wanted.endpoints.keys() {
+            policy.stop_waiting(*addr);
+        }
         for (id, group) in &wanted.groups {
             if let Some(group) = group {
                 policy.set_group(mirror, plan, *id, group, now)?;
             }
         }
-        // Longer prefixes first: an except is there before its block.
-        for (key, class) in wanted.cidrs.iter().rev() {
-            if let Some(class) = class {
-                policy.set_cidr(mirror, plan, *key, class, now);
-            }
-        }
+        policy.set_cidrs(mirror, plan, &wanted.cidrs, now);
         for (addr, endpoint) in &wanted.endpoints {
             match endpoint {
                 Some(endpoint) => policy.set_endpoint(mirror, plan, *addr, endpoint, now),
@@ -207,11 +206,6 @@ impl Physical {
             match entry {
                 Some((frontend, entry)) => services.set(mirror, plan, frontend, entry, now)?,
                 None => services.remove(mirror, plan, *key, now),
-            }
-        }
-        for (key, class) in &wanted.cidrs {
-            if class.is_none() {
-                policy.remove_cidr(mirror, plan, *key, now);
             }
         }
         for (id, group) in &wanted.groups {

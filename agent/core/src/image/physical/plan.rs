@@ -45,11 +45,14 @@ pub(super) enum Phase {
     /// Slots, peers, ports, ranges: found only through rows of later phases.
     Parts,
     Headers,
-    /// Prefixes whose class gains terms: new groups name them, old ones do not know them.
-    Cidrs,
+    /// Prefixes and peers gain terms: new groups name them, old ones do not know them.
+    WidenCidrs,
+    WidenEndpoints,
+    /// Endpoints change their groups.
     Endpoints,
     Services,
-    /// Prefixes whose class only loses terms: the groups that named them are gone now.
+    /// Prefixes and peers lose terms: the groups that named them are gone now.
+    NarrowEndpoints,
     NarrowCidrs,
     Delete,
 }
@@ -74,6 +77,8 @@ const TABLES: usize = Table::Ranges as usize + 1;
 #[derive(Default)]
 pub(super) struct Plan {
     phases: [Vec<MapOp>; PHASES],
+    /// Some group appears or leaves: rows are ordered with care then.
+    pub changes_groups: bool,
     peak: [usize; TABLES],
 }
 
@@ -92,7 +97,7 @@ type RangeOrder = (u64, abi::RangeKey);
 
 /// Rows as the kernel has them once the plans so far are executed. Slots of the slab are kept by
 /// their service ([`super::services`]).
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub(super) struct Mirror {
     pub services: OrdMap<abi::ServiceKey, abi::ServiceValue>,
     pub endpoints: OrdMap<abi::Addr, abi::Endpoint>,
@@ -162,9 +167,15 @@ impl Mirror {
         }
     }
 
-    pub fn put_endpoint(&mut self, plan: &mut Plan, key: abi::Addr, value: abi::Endpoint) {
+    pub fn put_endpoint(
+        &mut self,
+        plan: &mut Plan,
+        phase: Phase,
+        key: abi::Addr,
+        value: abi::Endpoint,
+    ) {
         if put(&mut self.endpoints, &mut plan.peak[Table::Endpoints as usize], key, value) {
-            plan.op(Phase::Endpoints, MapOp::PutEndpoint(key, value));
+            plan.op(phase, MapOp::PutEndpoint(key, value));
         }
     }
 

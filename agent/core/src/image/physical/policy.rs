@@ -3,6 +3,7 @@
 //! Rows of a group or class are a pure function of its content and are written when it appears.
 //! They are deleted a quarantine after nothing refers to them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -293,7 +294,12 @@ impl Policy {
 
     // ---- rows that refer to them
 
-    /// Writes the endpoint's row, or makes it wait for its groups.
+    /// The endpoint's next content is in this plan: what it waited for does not count any more.
+    pub fn stop_waiting(&mut self, addr: abi::Addr) {
+        self.waiting.remove(&addr);
+    }
+
+    /// Writes the endpoint's row, or makes it wait for its groups. Once for an address in a plan.
     pub fn set_endpoint(
         &mut self,
         mirror: &mut Mirror,
@@ -302,28 +308,85 @@ impl Policy {
         endpoint: &Endpoint,
         now: Time,
     ) {
+        let old = mirror.endpoints.get(&addr).copied();
         let mut groups = [endpoint.ingress, endpoint.egress].into_iter().flatten();
         if groups.all(|id| mirror.groups.contains_key(&id)) {
             self.waiting.remove(&addr);
-            let class = if endpoint.class.terms.is_empty() {
-                0
-            } else {
-                let text = endpoint.class.to_string();
-                self.use_class(mirror, plan, &text, &endpoint.class.terms)
-            };
-            self.put_endpoint(mirror, plan, addr, row_of(endpoint, class), now);
+            self.flip(mirror, plan, addr, old, endpoint, now);
             return;
         }
         self.waiting.insert(addr, Arc::new(endpoint.clone()));
         // The old row is the old verdict (I9), unless it is of another interface: then closed.
         let closed = closed_row(endpoint);
-        let same = mirror
-            .endpoints
-            .get(&addr)
-            .is_some_and(|row| (row.ifindex, row.mac) == (closed.ifindex, closed.mac));
-        if !same {
-            self.put_endpoint(mirror, plan, addr, closed, now);
+        if !old.is_some_and(|old| same_place(&old, &closed)) {
+            self.put_endpoint(mirror, plan, Phase::Endpoints, addr, closed, now);
         }
+    }
+
+    /// From the old row to the endpoint's in up to three writes, so that no flow that both allow is
+    /// denied in between: terms of the class are gained before any endpoint of the plan changes its
+    /// groups, and lost afterwards.
+    fn flip(
+        &mut self,
+        mirror: &mut Mirror,
+        plan: &mut Plan,
+        addr: abi::Addr,
+        old: Option<abi::Endpoint>,
+        endpoint: &Endpoint,
+        now: Time,
+    ) {
+        let terms = &endpoint.class.terms;
+        let class = self.use_endpoint_class(mirror, plan, terms);
+        let row = row_of(endpoint, class);
+        let known = old.filter(|old| same_place(old, &row));
+        let old_terms = known.and_then(|old| self.terms_of(old.class));
+        let (Some(old), Some(old_terms)) = (known, old_terms) else {
+            self.put_endpoint(mirror, plan, Phase::WidenEndpoints, addr, row, now);
+            return;
+        };
+        let between = if old.class == class || terms.is_superset(&old_terms) {
+            class
+        } else if old_terms.is_superset(terms) {
+            old.class
+        } else if groups_of(&old) == groups_of(&row) && !plan.changes_groups {
+            // Nobody changes groups: there is nothing to be between of.
+            class
+        } else {
+            let union: Terms = terms.union(&old_terms).cloned().collect();
+            self.use_endpoint_class(mirror, plan, &union)
+        };
+        let widened = abi::Endpoint { class: between, stamp: stamp_of(between, &old), ..old };
+        let flipped = abi::Endpoint { class: between, stamp: stamp_of(between, &row), ..row };
+        let steps = [
+            (Phase::WidenEndpoints, widened),
+            (Phase::Endpoints, flipped),
+            (Phase::NarrowEndpoints, row),
+        ];
+        // Every step counts its class anew; `class` and a union were counted once already.
+        for (phase, step) in steps {
+            self.hold(step.class, [None, None]);
+            self.put_endpoint(mirror, plan, phase, addr, step, now);
+        }
+        self.release_class(class, now);
+        if between != class && between != old.class {
+            self.release_class(between, now);
+        }
+    }
+
+    fn use_endpoint_class(&mut self, mirror: &mut Mirror, plan: &mut Plan, terms: &Terms) -> u64 {
+        if terms.is_empty() {
+            return 0;
+        }
+        let text = Class { terms: terms.clone() }.to_string();
+        self.use_class(mirror, plan, &text, terms)
+    }
+
+    /// `None`: an adopted class that no image has named yet.
+    fn terms_of(&self, class: u64) -> Option<Arc<Terms>> {
+        if class == 0 {
+            return Some(Arc::default());
+        }
+        self.classes.get(&class)?.terms.clone()
     }
 
     /// `row.class` is counted already.
@@ -331,6 +394,7 @@ impl Policy {
         &mut self,
         mirror: &mut Mirror,
         plan: &mut Plan,
+        phase: Phase,
         addr: abi::Addr,
         row: abi::Endpoint,
         now: Time,
@@ -341,7 +405,7 @@ impl Policy {
             state.leaves_at = None;
         }
         let old = mirror.endpoints.get(&addr).copied();
-        mirror.put_endpoint(plan, addr, row);
+        mirror.put_endpoint(plan, phase, addr, row);
         self.release_endpoint(old, now);
     }
 
@@ -368,36 +432,57 @@ impl Policy {
         }
     }
 
-    pub fn set_cidr(
+    /// All prefixes of a plan at once. As with endpoints, a prefix first answers for what its
+    /// addresses were and will be, and is narrowed or deleted after the groups have changed.
+    pub fn set_cidrs(
         &mut self,
         mirror: &mut Mirror,
         plan: &mut Plan,
-        key: abi::CidrKey,
-        class: &CidrClass,
+        wanted: &BTreeMap<abi::CidrKey, Option<&CidrClass>>,
         now: Time,
     ) {
-        let number = self.use_class(mirror, plan, &class.to_string(), &class.terms);
-        let old = mirror.cidrs.get(&key).copied();
-        let narrows = old
-            .and_then(|old| self.classes.get(&old)?.terms.clone())
-            .is_some_and(|terms| class.terms.is_subset(&terms));
-        let phase = if narrows { Phase::NarrowCidrs } else { Phase::Cidrs };
-        mirror.put_cidr(plan, phase, key, number);
-        if let Some(old) = old {
-            self.release_class(old, now);
+        let before = mirror.cidrs.clone();
+        // Longer prefixes first: an except is there before its block.
+        for (key, class) in wanted.iter().rev() {
+            let was =
+                covering(key).find_map(|key| before.get(&key)).and_then(|c| self.terms_of(*c));
+            let will = covering(key).find_map(|key| match wanted.get(&key) {
+                Some(class) => class.map(|class| Arc::new(class.terms.clone())),
+                None => before.get(&key).and_then(|class| self.terms_of(*class)),
+            });
+            let mut between: Terms = was.iter().flat_map(|terms| terms.iter()).cloned().collect();
+            between.extend(will.iter().flat_map(|terms| terms.iter()).cloned());
+            if class.is_some() || before.contains_key(key) {
+                self.put_cidr(mirror, plan, Phase::WidenCidrs, *key, &between, now);
+            }
+            if let Some(class) = class {
+                self.put_cidr(mirror, plan, Phase::NarrowCidrs, *key, &class.terms, now);
+            }
+        }
+        // Shorter ones first: a block goes before its except.
+        for (key, _) in wanted.iter().filter(|(_, class)| class.is_none()) {
+            if let Some(class) = mirror.cidrs.remove(key) {
+                plan.op(Phase::Delete, MapOp::DelCidr(*key));
+                self.release_class(class, now);
+            }
         }
     }
 
-    pub fn remove_cidr(
+    fn put_cidr(
         &mut self,
         mirror: &mut Mirror,
         plan: &mut Plan,
+        phase: Phase,
         key: abi::CidrKey,
+        terms: &Terms,
         now: Time,
     ) {
-        if let Some(class) = mirror.cidrs.remove(&key) {
-            plan.op(Phase::Delete, MapOp::DelCidr(key));
-            self.release_class(class, now);
+        let text = CidrClass { terms: terms.clone() }.to_string();
+        let class = self.use_class(mirror, plan, &text, terms);
+        let old = mirror.cidrs.get(&key).copied();
+        mirror.put_cidr(plan, phase, key, class);
+        if let Some(old) = old {
+            self.release_class(old, now);
         }
     }
 
@@ -455,6 +540,26 @@ impl Policy {
             self.terms.remove(term);
         }
     }
+}
+
+/// The prefix itself, then every one around it, the longest first.
+fn covering(key: &abi::CidrKey) -> impl Iterator<Item = abi::CidrKey> + use<> {
+    let (bits, longest) = (u128::from_be_bytes(key.addr.octets()), key.prefix_len.min(128));
+    (0..=longest).rev().map(move |prefix_len| {
+        let mask = if prefix_len == 0 { 0 } else { u128::MAX << (128 - prefix_len) };
+        abi::CidrKey { prefix_len, addr: abi::Addr::v6((bits & mask).to_be_bytes()) }
+    })
+}
+
+/// The same interface, as far as rows tell.
+fn same_place(a: &abi::Endpoint, b: &abi::Endpoint) -> bool {
+    (a.ifindex, a.mac) == (b.ifindex, b.mac)
+}
+
+/// The stamp of `row` if its class were `class`.
+fn stamp_of(class: u64, row: &abi::Endpoint) -> u64 {
+    let [ingress, egress] = groups_of(row);
+    stamp(class, ingress, egress)
 }
 
 fn row_of(endpoint: &Endpoint, class: u64) -> abi::Endpoint {

@@ -109,6 +109,44 @@ fn image() -> impl Strategy<Value = Image> {
     )
 }
 
+/// Images of the same pods and few terms, so that two of them often allow the same flow by
+/// different terms.
+fn edit_of_policy() -> impl Strategy<Value = Image> {
+    let some = |first: usize, last: usize| {
+        proptest::collection::btree_set((first..last).prop_map(term), 0..3)
+    };
+    let rule = some(0, 5).prop_map(|peers| Rule { peers, ..Rule::default() });
+    let group = rule
+        .prop_map(|rule| Group { rules: [(PortSet::Any, rule)].into(), policies: BTreeSet::new() });
+    let class = some(2, 5).prop_map(|terms| Class { terms });
+    let pod = (class, proptest::option::weighted(0.8, group.clone()), proptest::option::of(group));
+    let pods = proptest::collection::vec(pod, 4);
+    let nets =
+        ["10.0.0.0/8", "10.0.1.0/24", "10.0.1.7/32"].map(|net| net.parse::<IpNet>().unwrap());
+    let class = some(0, 2).prop_map(|terms| CidrClass { terms });
+    let cidrs = proptest::collection::vec(proptest::option::of(class), 3);
+    (pods, cidrs).prop_map(move |(pods, cidrs)| {
+        let mut image = Image::default();
+        for (host, (class, ingress, egress)) in (1u8..).zip(pods) {
+            let mut id = |group: Option<Group>| {
+                group.map(|group| {
+                    let id = group.id();
+                    image.groups.insert(id, group);
+                    id
+                })
+            };
+            let (ingress, egress) = (id(ingress), id(egress));
+            let local = Some(LocalInterface { ifindex: host.into(), mac: [2; 6] });
+            let pod = Some(ObjectKey::new("a", format!("pod-{host}")));
+            let endpoint = Endpoint { pod, class, local, open: true, ingress, egress };
+            image.endpoints.insert([10, 0, 0, host].into(), endpoint);
+        }
+        let cidrs = nets.into_iter().zip(cidrs);
+        image.cidrs = cidrs.filter_map(|(net, class)| Some((net, class?))).collect();
+        image
+    })
+}
+
 // ---- what an image says, and what rows say
 
 const PORTS: [u16; 7] = [79, 80, 85, 91, 1000, 1999, 2001];
@@ -270,7 +308,7 @@ impl Node {
     fn at(image: &Image) -> Self {
         let mut node = Self::new(Limits::default());
         let ops = node.physical.plan_full(image, NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         node
     }
 
@@ -280,6 +318,70 @@ impl Node {
             assert_eq!(inconsistencies(&self.rows), Vec::<String>::new(), "after {op:?}");
         }
     }
+
+    /// Nothing was planned that is not in `ops`.
+    fn execute_all(&mut self, ops: &[MapOp]) {
+        self.execute(ops);
+        let same = Mirror::adopt(&self.rows) == self.physical.mirror;
+        assert!(same, "the mirror is not what the kernel has");
+    }
+}
+
+/// An endpoint's verdict of one flow; `None`: it is not there.
+fn verdict(image: &Image, pod: IpAddr, ingress: bool, peer: IpAddr, port: u16) -> Option<bool> {
+    let endpoint = image.endpoints.get(&pod)?;
+    let group = if ingress { endpoint.ingress } else { endpoint.egress };
+    Some(
+        group.is_none_or(|id| {
+            said_allowed(image, &image.groups[&id], peer, Some(Protocol::Tcp), port)
+        }),
+    )
+}
+
+/// `image` where every peer also has the terms that it has in `other`.
+fn united(image: &Image, other: &Image) -> Image {
+    let mut both = image.clone();
+    let nets = |peer: &IpAddr, image: &Image| {
+        let nets = image.cidrs.iter().filter(|(net, _)| net.contains(peer));
+        nets.max_by_key(|(net, _)| net.prefix_len()).map(|(_, class)| class.clone())
+    };
+    for peer in peers() {
+        let mut class = nets(&peer, image).unwrap_or_default();
+        class.terms.extend(nets(&peer, other).unwrap_or_default().terms);
+        let one = IpNet::from(peer);
+        both.cidrs.insert(one, class);
+        let Some(there) = other.endpoints.get(&peer) else { continue };
+        match both.endpoints.get_mut(&peer) {
+            Some(here) => here.class.terms.extend(there.class.terms.iter().cloned()),
+            None => {
+                let class = there.class.clone();
+                let peer_only = Endpoint { class, ingress: None, egress: None, ..there.clone() };
+                both.endpoints.insert(peer, peer_only);
+            }
+        }
+    }
+    both
+}
+
+/// Every flow of the test's pods: pod, direction, peer, port.
+fn flows() -> impl Iterator<Item = (IpAddr, bool, IpAddr, u16)> {
+    let pods = (1u8..7).map(|host| IpAddr::from([10, 0, 0, host]));
+    pods.flat_map(|pod| {
+        let of_peer = move |peer| {
+            [true, false]
+                .into_iter()
+                .flat_map(move |ingress| [80, 1000].map(|port| (pod, ingress, peer, port)))
+        };
+        peers().into_iter().flat_map(of_peer)
+    })
+}
+
+fn rows_verdict(rows: &KernelRows, flow: (IpAddr, bool, IpAddr, u16)) -> Option<bool> {
+    let (pod, ingress, peer, port) = flow;
+    let row = rows.endpoints.get(&rows::addr_of(pod))?;
+    let [for_ingress, for_egress] = policy::groups_of(row);
+    let group = if ingress { for_ingress } else { for_egress };
+    Some(group.is_none_or(|group| rows_allow(rows, group, peer, 6, port)))
 }
 
 /// Slots that some frontend names: what is left of old ranges means nothing.
@@ -295,7 +397,7 @@ proptest! {
         let mut node = Node::at(&a);
         prop_assert_eq!(said_by_rows(&node.rows), said_by(&a));
         let ops = node.physical.plan(&diff(&a, &b), NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         prop_assert_eq!(said_by_rows(&node.rows), said_by(&b));
     }
 
@@ -306,10 +408,10 @@ proptest! {
         node.execute(&ops[..at.min(ops.len())]);
         node.physical = Physical::adopt(&node.rows);
         let ops = node.physical.plan_full(&b, NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         prop_assert_eq!(said_by_rows(&node.rows), said_by(&b));
         let ops = node.physical.tick(NOW.plus_ms(QUARANTINE_MS));
-        node.execute(&ops);
+        node.execute_all(&ops);
         prop_assert_eq!(policy_rows(&node.rows), policy_rows(&Node::at(&b).rows));
     }
 
@@ -317,7 +419,7 @@ proptest! {
     fn i14_the_same_image_again_and_after_a_restart_writes_nothing(a in image(), b in image()) {
         let mut node = Node::at(&a);
         let ops = node.physical.plan(&diff(&a, &b), NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         let again = node.physical.plan(&diff(&Image::default(), &b), NOW).unwrap();
         prop_assert_eq!(&again, &Vec::new());
         prop_assert_eq!(node.physical.plan_full(&b, NOW).unwrap(), Vec::new());
@@ -331,9 +433,9 @@ proptest! {
     ) {
         let mut node = Node::at(&a);
         let ops = node.physical.plan(&diff(&a, &b), NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         let ops = node.physical.tick(NOW.plus_ms(QUARANTINE_MS));
-        node.execute(&ops);
+        node.execute_all(&ops);
         prop_assert_eq!(policy_rows(&node.rows), policy_rows(&Node::at(&b).rows));
         prop_assert_eq!(node.physical.wake_at(), None);
     }
@@ -351,7 +453,7 @@ proptest! {
         for (turn, slice) in (0..).zip(changes.chunks(step)) {
             slice.iter().for_each(|change| logical.apply(change));
             let ops = node.physical.plan(slice, NOW.plus_ms(400 * turn)).unwrap();
-            node.execute(&ops);
+            node.execute_all(&ops);
         }
         prop_assert_eq!(render(&logical), render(&b));
         prop_assert_eq!(said_by_rows(&node.rows), said_by(&b));
@@ -391,6 +493,54 @@ proptest! {
         let adopted = Physical::with_limits(&node.rows, limits);
         prop_assert_eq!(adopted.mirror.peers, node.physical.mirror.peers);
         prop_assert_eq!(adopted.mirror.ranges, node.physical.mirror.ranges);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn i7_a_flow_that_old_and_new_allow_is_never_denied_in_between(
+        a in edit_of_policy(), b in edit_of_policy(),
+    ) {
+        // An address that changes hands is another flow.
+        let place = |image: &Image, ip: &IpAddr| image.endpoints.get(ip).map(|e| e.local);
+        let stays = |ip: &IpAddr| place(&a, ip) == place(&b, ip);
+        let of = |image: &Image, f: &(IpAddr, bool, IpAddr, u16)| verdict(image, f.0, f.1, f.2, f.3);
+        let kept: Vec<_> = flows()
+            .filter(|flow| stays(&flow.0) && stays(&flow.2))
+            .filter(|flow| of(&a, flow) == Some(true) && of(&b, flow) == Some(true))
+            .collect();
+        let mut node = Node::at(&a);
+        for op in node.physical.plan(&diff(&a, &b), NOW).unwrap() {
+            node.rows.apply(&op);
+            for flow in &kept {
+                prop_assert_eq!(rows_verdict(&node.rows, *flow), Some(true), "{:?} {:?}", flow, op);
+            }
+        }
+    }
+
+    #[test]
+    fn i9_no_step_allows_what_neither_old_nor_new_rules_say(
+        a in edit_of_policy(), b in edit_of_policy(),
+    ) {
+        let (both_a, both_b) = (united(&a, &b), united(&b, &a));
+        let mut node = Node::at(&a);
+        let denied: Vec<_> = flows()
+            .filter(|(pod, ingress, peer, port)| {
+                let by = |image: &Image, both: &Image| {
+                    image.endpoints.contains_key(pod)
+                        && verdict(both, *pod, *ingress, *peer, *port) == Some(true)
+                };
+                !by(&a, &both_a) && !by(&b, &both_b)
+            })
+            .collect();
+        for op in node.physical.plan(&diff(&a, &b), NOW).unwrap() {
+            node.rows.apply(&op);
+            for flow in &denied {
+                prop_assert_ne!(rows_verdict(&node.rows, *flow), Some(true), "{:?} {:?}", flow, op);
+            }
+        }
     }
 }
 
@@ -480,15 +630,15 @@ fn e3_an_old_range_is_reused_after_its_quarantine_only() {
 fn b34_a_frontend_that_comes_back_is_another_service_to_its_sockets() {
     let mut node = Node::new(Limits::default());
     let ops = node.physical.plan(&[service(&[1])], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let first = node.rows.services.values().next().unwrap().service;
     let ops = node.physical.plan(&[ImageChange::Service(frontend(1), None)], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     assert_eq!(ops, [MapOp::DelService(rows::service_key_of(&frontend(1)))]);
     // Also when the daemon was killed in between: the stale slot still names the old number.
     node.physical = Physical::adopt(&node.rows);
     let ops = node.physical.plan(&[service(&[1])], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     assert_ne!(node.rows.services.values().next().unwrap().service, first);
 }
 
@@ -496,14 +646,14 @@ fn b34_a_frontend_that_comes_back_is_another_service_to_its_sockets() {
 fn f44_a_full_map_leaves_the_old_rows_and_other_keys_unharmed() {
     let mut node = Node::new(Limits { services: 1, ..Limits::default() });
     let ops = node.physical.plan(&[service(&[1])], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let second = ImageChange::Service(frontend(2), Some(web(&[1])));
     let both = [service(&[2]), second];
     let refused = node.physical.plan(&both, NOW).unwrap_err();
     let full = Refused::MapFull { map: "services", needed: 2, max: 1 };
     assert_eq!(refused, full);
     let (ops, refused) = node.physical.plan_each(&both, NOW);
-    node.execute(&ops);
+    node.execute_all(&ops);
     assert_eq!(refused, [(Subject::Service(frontend(2)), full)]);
     assert_eq!(said_by_rows(&node.rows).services["tcp/10.96.0.1:80"].0.len(), 1);
 }
@@ -512,12 +662,12 @@ fn f44_a_full_map_leaves_the_old_rows_and_other_keys_unharmed() {
 fn f44_a_removal_makes_room_for_what_did_not_fit() {
     let mut node = Node::new(Limits { services: 1, ..Limits::default() });
     let ops = node.physical.plan(&[service(&[1])], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let second = ImageChange::Service(frontend(2), Some(web(&[1])));
     let swap = [ImageChange::Service(frontend(1), None), second];
     assert!(node.physical.plan(&swap, NOW).is_err());
     let (ops, refused) = node.physical.plan_each(&swap, NOW);
-    node.execute(&ops);
+    node.execute_all(&ops);
     assert_eq!(refused, []);
     assert_eq!(node.rows.services.keys().next(), Some(&rows::service_key_of(&frontend(2))));
 }
@@ -547,16 +697,16 @@ fn i9_a_group_that_cannot_be_keeps_the_old_verdict_and_harms_nobody() {
     let mut node = Node::new(Limits::default());
     let put = |group: &Group| ImageChange::Group(group.id(), Some(group.clone()));
     let ops = node.physical.plan(&[put(&old), pod(Some(&old), 7)], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let before = said_by_rows(&node.rows);
     let changes =
         [put(&bad), ImageChange::Group(old.id(), None), pod(Some(&bad), 7), service(&[1])];
     let (ops, refused) = node.physical.plan_each(&changes, NOW);
-    node.execute(&ops);
+    node.execute_all(&ops);
     let why = Refused::TooManyPortSets { group: bad.id(), count: 257, max: 256 };
     assert_eq!(refused, [(Subject::Group(bad.id()), why)]);
     let ops = node.physical.tick(NOW.plus_s(10));
-    node.execute(&ops);
+    node.execute_all(&ops);
     assert_eq!(said_by_rows(&node.rows).pods, before.pods);
     assert_eq!(node.rows.services.len(), 1);
     assert_eq!(node.physical.waiting().count(), 1);
@@ -567,15 +717,15 @@ fn c16_a_pod_whose_group_is_missing_gets_a_closed_row() {
     let group = groups(1);
     let mut node = Node::new(Limits::default());
     let ops = node.physical.plan(&[pod(None, 7)], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     // Another interface took the address: the old row's open door is not its own.
     let ops = node.physical.plan(&[pod(Some(&group), 8)], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let row = *node.rows.endpoints.values().next().unwrap();
     assert_eq!((row.ifindex, row.flags, row.class), (8, flag::LOCAL, 0));
     let put = ImageChange::Group(group.id(), Some(group.clone()));
     let ops = node.physical.plan(&[put], NOW).unwrap();
-    node.execute(&ops);
+    node.execute_all(&ops);
     let row = node.rows.endpoints.values().next().unwrap();
     assert_eq!(row.flags, flag::LOCAL | flag::OPEN | flag::ISOLATED_INGRESS);
 }
@@ -585,7 +735,7 @@ fn i8_a_stamp_changes_with_class_or_group_only() {
     let stamp = |changes: &[ImageChange]| {
         let mut node = Node::new(Limits::default());
         let ops = node.physical.plan(changes, NOW).unwrap();
-        node.execute(&ops);
+        node.execute_all(&ops);
         node.rows.endpoints.values().next().unwrap().stamp
     };
     let group = groups(1);
