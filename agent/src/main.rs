@@ -2,21 +2,24 @@
 
 use std::process::ExitCode;
 
+use longshore::app;
 use longshore::cli::{self, CleanupArgs, Roles, StandaloneArgs};
+use longshore::telemetry;
 
-/// Roles of a build without the daemon's wiring.
-struct Client;
+/// What the command line starts.
+struct Daemon;
 
-impl Roles for Client {
-    fn standalone(&self, _: StandaloneArgs) -> anyhow::Result<()> {
-        anyhow::bail!("this build only asks a running daemon; it cannot be one")
+impl Roles for Daemon {
+    fn standalone(&self, args: StandaloneArgs) -> anyhow::Result<()> {
+        telemetry::init(args.verbosity).map_err(anyhow::Error::msg)?;
+        app::standalone(&app::Options::of(args))
     }
 
-    fn cleanup(&self, _: CleanupArgs) -> anyhow::Result<()> {
-        anyhow::bail!("this build only asks a running daemon; it cannot clean up")
+    fn cleanup(&self, args: CleanupArgs) -> anyhow::Result<()> {
+        app::cleanup::cleanup(&args.place.state_dir)
     }
 }
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), &Client)
+    cli::run(std::env::args_os(), &Daemon)
 }

@@ -5,24 +5,27 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
+use longshore_core::config::KubeletConfig;
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid};
 use longshore_core::net::masquerade as masquerade_plan;
 
-use super::ground::{CgroupV2, StateDir, require_root};
+use super::ground::{StateDir, require_root};
 use super::{Options, configuration};
+use crate::clock;
 use crate::cni::{AttachmentSink, Cni, CniConfig, Conf, Hooks, Ledger};
 use crate::dataplane::Dataplane;
+use crate::effects::cgroup::KernelCgroups;
+use crate::effects::cri::Cri;
 use crate::effects::network::{Network, masquerade};
+use crate::effects::volumes;
+use crate::observe::Observer;
 use crate::supervise::Supervisor;
-use crate::{clock, workers};
 
 const OPTIONS: &str = "options.json";
-/// Time for the runtime to answer.
-const RUNTIME_WAIT: Duration = Duration::from_secs(5);
 
 /// Keeps what the daemon was asked to do, so that cleanup finds it.
 ///
@@ -72,7 +75,6 @@ pub fn cleanup(state_dir: &Path) -> Result<()> {
 
 async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let config = configuration(options)?;
-    let cgroups = CgroupV2::find()?;
     let supervisor = Supervisor::default();
     let scope = supervisor.scope();
     let conf = Conf {
@@ -80,10 +82,10 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
         bin_dir: options.cni_bin_dir.clone(),
         socket: state.cni_socket(),
     };
+    let IpNet::V4(pod_cidr) = options.pod_cidr else { bail!("pod CIDR {}", options.pod_cidr) };
     let mut failed = 0;
     let network = Network::open(&scope)?;
-    let (ledger, _) =
-        Ledger::load(&state.ledger(), options.pod_cidr, &super::node::boot_id()?, clock::now());
+    let (ledger, _) = Ledger::load(&state.ledger(), pod_cidr, &super::node::boot_id()?, clock::now());
     let interfaces: Vec<String> =
         ledger.entries().values().map(|entry| entry.attachment.ifname.clone()).collect();
 
@@ -92,11 +94,8 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let cni =
         Cni::new(place, network.clone(), Box::new(Ending), Box::new(Ending), ledger, scope.clone());
     report(&mut failed, "the last daemon's CNI socket", cni.serve(&state.cni_socket()));
-    let pods = pod_uids(&state.pods());
-    let removed = match workers::connect(&config.container_runtime_endpoint, RUNTIME_WAIT).await {
-        Ok(cri) => workers::remove_pods(&cri, &pods).await,
-        Err(error) => Err(error),
-    };
+    let pods = volumes::pods(&state.pods());
+    let removed = remove_pods(&config, &pods).await;
     report(&mut failed, &format!("{} pod(s) in the runtime", pods.len()), removed);
     report(&mut failed, "CNI configuration and plugin", conf.remove());
     for name in interfaces {
@@ -106,13 +105,31 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     report(&mut failed, &format!("nftables table {}", plan.table), masquerade::remove(&plan));
     report(&mut failed, "eBPF programs, links and maps", Dataplane::remove(&state.bpffs()));
     let root = config.cgroup_root.trim_end_matches('/').to_owned();
-    report(
-        &mut failed,
-        "cgroups",
-        workers::remove_cgroups(&cgroups.root, &format!("{root}/kubepods")),
-    );
-    report(&mut failed, "volumes", workers::remove_all_volumes(&state.pods()));
+    let kubepods = format!("{root}/kubepods");
+    let cgroups = KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_all());
+    report(&mut failed, &format!("cgroup {kubepods}"), cgroups);
+    for uid in pods {
+        let dir = state.pods().join(&uid).display().to_string();
+        report(&mut failed, &format!("volumes of {uid}"), volumes::remove(&state.pods(), &dir));
+    }
     Ok(failed)
+}
+
+/// Ends every sandbox that carries one of `uids`; the runtime ends its containers with it.
+async fn remove_pods(config: &KubeletConfig, uids: &[String]) -> Result<()> {
+    if uids.is_empty() {
+        return Ok(());
+    }
+    let cri = Cri::new(&config.container_runtime_endpoint)?;
+    let observer = Observer::new(cri.channel(), PathBuf::new(), PathBuf::new());
+    for uid in uids {
+        let seen = observer.pod(&PodUid::new(uid.as_str())).await?;
+        for sandbox in seen.sandboxes {
+            cri.stop_sandbox(&sandbox.id).await?;
+            cri.remove_sandbox(&sandbox.id).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Hooks and listener of a node that is being cleaned up: no new pod, and nobody to tell.
@@ -127,18 +144,6 @@ impl Hooks for Ending {
 impl AttachmentSink for Ending {
     fn attached(&self, _key: &ObjectKey, _uid: &PodUid, _attachment: &Attachment) {}
     fn detached(&self, _uid: &PodUid, _sandbox_id: &str) {}
-}
-
-/// UIDs of the pods that have a directory: every pod that this daemon ever started and not finished.
-fn pod_uids(pods: &Path) -> Vec<PodUid> {
-    let Ok(entries) = std::fs::read_dir(pods) else { return Vec::new() };
-    let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    names.sort();
-    names
-        .iter()
-        .filter_map(|path| path.file_name())
-        .map(|name| PodUid::new(name.to_string_lossy().into_owned()))
-        .collect()
 }
 
 fn report<E: Into<anyhow::Error>>(failed: &mut usize, what: &str, result: Result<(), E>) {

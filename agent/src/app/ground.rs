@@ -53,10 +53,6 @@ impl StateDir {
         self.root.join("cni.sock")
     }
 
-    pub fn admin_socket(&self) -> PathBuf {
-        self.root.join("longshore.sock")
-    }
-
     pub fn ledger(&self) -> PathBuf {
         self.root.join("network.json")
     }

@@ -17,20 +17,28 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{self, KubeletConfig};
-use longshore_core::model::{NodeView, Severity};
+use longshore_core::model::{NodeView, ObjectKey, PodUid, Severity};
 use longshore_core::net::masquerade as masquerade_plan;
+use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::StandaloneArgs;
+use crate::clock;
 use crate::cni::{Cni, CniConfig, Conf, Ledger};
 use crate::dataplane::{self, Dataplane, DataplaneConfig};
+use crate::effects::cgroup::KernelCgroups;
+use crate::effects::cri::{Cri, RuntimeVersion};
+use crate::effects::events::Recorder;
+use crate::effects::images::Images;
 use crate::effects::network::{Network, masquerade, sysctl};
 use crate::observe::Observer;
+use crate::serve::{Admin, NodeFacts};
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::DataplaneWorker;
-use crate::workers::{self, Programmed};
-use crate::world::{Store, files};
-use crate::{clock, serve};
+use crate::workers::{Explanations, Programmed, Shared, pods};
+use crate::world::Store;
+use crate::world::files::Files;
 
 use ground::{CgroupV2, StateDir};
 
@@ -39,10 +47,9 @@ use ground::{CgroupV2, StateDir};
 pub struct Options {
     pub manifests: PathBuf,
     pub state_dir: PathBuf,
-    /// Of the command line; `None`: the configuration's.
-    pub container_runtime_endpoint: Option<String>,
+    pub container_runtime_endpoint: String,
     pub config: Option<PathBuf>,
-    pub cgroup_root: Option<String>,
+    pub cgroup_root: String,
     pub cni_conf_dir: PathBuf,
     pub cni_bin_dir: PathBuf,
     pub pod_cidr: IpNet,
@@ -52,8 +59,25 @@ pub struct Options {
     pub bpf_log: bool,
 }
 
-/// Time that a runtime which is not there yet is waited for (A209).
-const RUNTIME_WAIT: Duration = Duration::from_secs(30);
+impl Options {
+    pub fn of(args: StandaloneArgs) -> Self {
+        Self {
+            manifests: args.directory,
+            state_dir: args.place.state_dir,
+            container_runtime_endpoint: args.container_runtime_endpoint,
+            config: args.config,
+            cgroup_root: args.cgroup_root,
+            cni_conf_dir: args.cni_conf_dir,
+            cni_bin_dir: args.cni_bin_dir,
+            pod_cidr: args.pod_cidr,
+            service_cidr: args.service_cidr,
+            node_ip: args.node_ip,
+            node_name: args.node_name,
+            bpf_log: args.bpf_log,
+        }
+    }
+}
+
 /// How often interfaces of vanished sandboxes are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(30);
 
@@ -102,12 +126,8 @@ fn configuration(options: &Options) -> Result<KubeletConfig> {
         // Without a file nobody asked for the kubelet's refusals of cgroup v1 and swap.
         None => KubeletConfig { fail_cgroup_v1: false, fail_swap_on: false, ..KubeletConfig::default() },
     };
-    if let Some(endpoint) = &options.container_runtime_endpoint {
-        config.container_runtime_endpoint.clone_from(endpoint);
-    }
-    if let Some(root) = &options.cgroup_root {
-        config.cgroup_root.clone_from(root);
-    }
+    config.container_runtime_endpoint.clone_from(&options.container_runtime_endpoint);
+    config.cgroup_root.clone_from(&options.cgroup_root);
     Ok(config)
 }
 
@@ -120,6 +140,7 @@ async fn run(
     let mut supervisor = Supervisor::default();
     let scope = supervisor.scope();
     let store = Store::default();
+    let started_at = clock::now();
     let network = Network::open(&scope)?;
     let cgroups = CgroupV2::find()?;
     if config.fail_cgroup_v1 && !cgroups.has_controllers {
@@ -128,58 +149,90 @@ async fn run(
              boot with cgroup v2, or set failCgroupV1: false in --config"
         );
     }
-    let (node, own, mtu) = find_node(options, state, config, &network, &cgroups).await?;
+    let (node, place) = find_node(options, state, config, &network, &cgroups).await?;
 
     let dataplane = Arc::new(open_dataplane(options, state, config, &cgroups, &node)?);
     if options.bpf_log {
-        dataplane.log_messages(&scope)?;
+        dataplane.spawn_log(&scope)?;
     }
     sysctl::enable_forwarding()?;
     let plan = masquerade_plan(node.pod_cidr, [node.service_cidr]);
     scope.blocking(move || masquerade::apply(&plan)).await??;
 
-    let place = Place { pod_cidr: node.pod_cidr, own, mtu };
     let cni = start_cni(state, &scope, &store, &network, &dataplane, place).await?;
     conf.install(dataplane::CNI_SHIM)?;
 
     let programmed = Programmed::default();
-    let (worker, view, question) =
+    let (worker, view, image) =
         DataplaneWorker::new(store.clone(), node.clone(), dataplane.clone(), programmed.clone());
     scope.detach("dataplane", Policy::Critical, worker.run());
 
-    let cri = workers::connect(&config.container_runtime_endpoint, RUNTIME_WAIT).await?;
-    let observer = Arc::new(Observer::new(
-        cri.channel(),
-        state.pods(),
-        PathBuf::from(&node.pod_logs_dir),
-    ));
-    let source = files::start(
-        &scope,
-        &store,
-        &node,
-        files::Paths { manifests: options.manifests.clone(), state: state.root.clone() },
-    )?;
-    let pods = workers::start(workers::Parts {
-        scope: scope.clone(),
+    let (cri, version) = connect(config).await?;
+    let observer = observe(&scope, &cri, state, &node).await;
+    let (files, source) = Files::open(
+        &options.manifests,
+        &state.root,
+        Settings::of(&node),
+        store.clone(),
+        running(&observer),
+    );
+    scope.detach("manifests", Policy::Critical, source.run());
+
+    let recorder = Recorder::default();
+    let explanations = Explanations::default();
+    let shared = Shared {
         store: store.clone(),
-        node: node.clone(),
-        config: config.clone(),
+        scope: scope.clone(),
+        node: Arc::new(node.clone()),
+        config: Arc::new(config.clone()),
+        cgroups: Arc::new(KernelCgroups::new(
+            &config.cgroup_root,
+            &node.kubepods_cgroup,
+            node.cpu_milli,
+        )?),
+        images: Images::new(cri.clone(), pulls_at_once(config)),
         cri,
+        recorder: recorder.clone(),
         observer: observer.clone(),
         programmed,
-        sink: source.clone(),
-        state_dir: state.root.clone(),
-        cgroups: cgroups.root.clone(),
-    })
-    .await?;
-    scope.detach("collect-interfaces", Policy::Critical, collect(cni, observer));
-    serve::admin::serve(
-        &scope,
-        &state.admin_socket(),
-        views::Views { store, node, pods, source, dataplane, question, view },
-    )?;
-    tracing::info!(manifests = %options.manifests.display(), state = %state.root.display(), "Longshore is running");
+        sink: Arc::new(files.clone()),
+        extra_hosts: {
+            let domain = node.cluster_domain.clone();
+            Arc::new(move |world, pod: &ObjectKey| hosts_entries(world, &pod.namespace, &domain))
+        },
+        runtime_name: version.name.clone(),
+        explanations: explanations.clone(),
+    };
+    scope.detach("pods", Policy::Critical, pods::run(Arc::new(shared)));
+    scope.detach("collect-interfaces", Policy::Critical, collect(cni, observer.clone()));
 
+    let windows = views::Windows {
+        store,
+        node: NodeFacts {
+            name: node.name.clone(),
+            ips: node.ips.iter().map(ToString::to_string).collect(),
+            role: "standalone".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            runtime: format!("{} {}", version.name, version.version),
+            started_at,
+            degraded: Vec::new(),
+        },
+        files,
+        recorder,
+        explanations,
+        runtime: observer.status(),
+        dataplane,
+        image,
+        view,
+    };
+    let admin = Admin::bind(&state.root)?;
+    scope.detach("admin", Policy::Critical, admin.run(Arc::new(windows)));
+    tracing::info!(manifests = %options.manifests.display(), state = %state.root.display(), "Longshore is running");
+    wait(&mut supervisor).await
+}
+
+/// Until a signal, or the end of a task that must not end.
+async fn wait(supervisor: &mut Supervisor) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -193,6 +246,42 @@ async fn run(
     Ok(())
 }
 
+async fn connect(config: &KubeletConfig) -> Result<(Cri, RuntimeVersion)> {
+    let endpoint = &config.container_runtime_endpoint;
+    let cri = Cri::new(endpoint)?;
+    let version = cri.wait_ready().await.with_context(|| {
+        format!(
+            "no container runtime answers at {endpoint}: is containerd running, with its CRI \
+             plugin on? Start it, or name another socket with --container-runtime-endpoint"
+        )
+    })?;
+    Ok((cri, version))
+}
+
+/// Starts the observer and waits for its first complete list.
+async fn observe(scope: &Scope, cri: &Cri, state: &StateDir, node: &NodeView) -> Observer {
+    let observer = Observer::new(cri.channel(), state.pods(), PathBuf::from(&node.pod_logs_dir));
+    let (lists, conditions) = (observer.clone(), observer.clone());
+    scope.detach("observe-pods", Policy::Critical, async move { lists.watch_pods().await });
+    scope.detach("observe-runtime", Policy::Critical, async move {
+        conditions.watch_status().await;
+    });
+    let mut listed = observer.listed();
+    // The sender lives as long as the observer does.
+    let _ = listed.wait_for(|lists| *lists > 0).await;
+    observer
+}
+
+/// Pods that the runtime has, by their labels.
+fn running(observer: &Observer) -> Vec<(ObjectKey, PodUid)> {
+    observer.pods().into_iter().map(|(uid, pod)| (pod.key, uid)).collect()
+}
+
+/// `None` is no limit, which here is more than a node ever pulls at once.
+fn pulls_at_once(config: &KubeletConfig) -> usize {
+    config.max_parallel_image_pulls.map_or(64, |pulls| pulls as usize)
+}
+
 /// What this node is, and its address and MTU towards pods.
 async fn find_node(
     options: &Options,
@@ -200,18 +289,21 @@ async fn find_node(
     config: &KubeletConfig,
     network: &Network,
     cgroups: &CgroupV2,
-) -> Result<(NodeView, Ipv4Addr, u32)> {
+) -> Result<(NodeView, Place)> {
+    let IpNet::V4(pod_cidr) = options.pod_cidr else {
+        bail!("--pod-cidr {}: IPv6 pod ranges are not supported yet", options.pod_cidr);
+    };
     let given = node::Given {
         name: options.node_name.clone(),
         ip: options.node_ip,
-        pod_cidr: options.pod_cidr,
+        pod_cidr,
         service_cidr: options.service_cidr,
         cgroup_root: config.cgroup_root.clone(),
         pods_dir: state.pods().display().to_string(),
     };
     let (uplink, own) = node::addresses(network, &given).await?;
     let view = node::view(&given, config, &uplink, own, cgroups.has_controllers)?;
-    Ok((view, own, uplink.mtu))
+    Ok((view, Place { pod_cidr, own, mtu: uplink.mtu }))
 }
 
 fn open_dataplane(
@@ -267,15 +359,10 @@ async fn start_cni(
     Ok(cni)
 }
 
-/// Frees what belongs to no sandbox, each time the runtime was listed completely.
-async fn collect(cni: Cni, observer: Arc<Observer>) {
-    let mut listed = observer.listed();
+/// Frees what belongs to no sandbox of the runtime's last complete list; there is one.
+async fn collect(cni: Cni, observer: Observer) {
     let mut first = true;
     loop {
-        // Only a complete list of the runtime may end an address's life.
-        if listed.changed().await.is_err() {
-            return;
-        }
         let live: BTreeSet<String> =
             observer.pods().into_values().flat_map(|pod| pod.sandboxes).collect();
         cni.collect(&live, first).await;

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, bail};
-use ipnet::IpNet;
-use longshore_core::config::KubeletConfig;
+use ipnet::{IpNet, Ipv4Net};
+use longshore_core::config::{CgroupDriver, KubeletConfig};
 use longshore_core::model::NodeView;
 use longshore_core::model::node::ResolvConf;
 
@@ -16,7 +16,7 @@ use crate::effects::network::facts::Uplink;
 pub struct Given {
     pub name: Option<String>,
     pub ip: Option<IpAddr>,
-    pub pod_cidr: IpNet,
+    pub pod_cidr: Ipv4Net,
     pub service_cidr: IpNet,
     pub cgroup_root: String,
     pub pods_dir: String,
@@ -47,14 +47,10 @@ pub async fn addresses(network: &Network, given: &Given) -> Result<(Uplink, Ipv4
     Ok((uplink, own))
 }
 
-fn gateway_of(pod_cidr: IpNet) -> Result<Ipv4Addr> {
-    match pod_cidr {
-        IpNet::V4(net) => net
-            .hosts()
-            .next()
-            .with_context(|| format!("--pod-cidr {net} has no host address; take a /24 or larger")),
-        IpNet::V6(net) => bail!("--pod-cidr {net}: IPv6 pod ranges are not supported yet"),
-    }
+fn gateway_of(net: Ipv4Net) -> Result<Ipv4Addr> {
+    net.hosts()
+        .next()
+        .with_context(|| format!("--pod-cidr {net} has no host address; take a /24 or larger"))
 }
 
 /// Everything that decisions need to know of the node.
@@ -76,7 +72,7 @@ pub fn view(
         ips,
         addresses: uplink.addresses.clone(),
         zone: String::new(),
-        pod_cidr: given.pod_cidr,
+        pod_cidr: IpNet::V4(given.pod_cidr),
         service_cidr: given.service_cidr,
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
@@ -85,7 +81,7 @@ pub fn view(
         cpu_milli: cpu_milli(),
         memory_bytes: memory_bytes()?,
         kubepods_cgroup: format!("{cgroup_root}/kubepods"),
-        systemd_cgroups: config.systemd_cgroups(),
+        systemd_cgroups: config.cgroup_driver == CgroupDriver::Systemd,
         cgroup_v2,
         pods_dir: given.pods_dir.clone(),
         pod_logs_dir: config.pod_logs_dir.clone(),

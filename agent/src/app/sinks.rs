@@ -7,7 +7,9 @@ use longshore_core::model::{Change, LocalPod, ObjectKey, PodUid};
 
 use crate::cni::{AttachmentSink, Hooks};
 use crate::dataplane::Dataplane;
+use crate::workers::PodSink;
 use crate::world::Store;
+use crate::world::files::Files;
 
 /// The CNI room's interfaces, published into the World. The other half of a [`LocalPod`] (status,
 /// readiness) is its worker's: each writes its own fields only.
@@ -48,5 +50,11 @@ pub struct PodHooks(pub Arc<Dataplane>);
 impl Hooks for PodHooks {
     fn attach(&self, ifname: &str) -> Result<(), String> {
         self.0.attach_pod(ifname).map_err(|error| error.to_string())
+    }
+}
+
+impl PodSink for Files {
+    fn finished(&self, key: &ObjectKey, uid: &PodUid) {
+        Files::finished(self, key, uid);
     }
 }
