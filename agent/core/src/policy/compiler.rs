@@ -1,7 +1,7 @@
 //! The incremental compiler: what changed → what it touches → new rows.
 //!
-//! A batch goes through fixed stages, so that its order never matters (I15): namespaces, policies,
-//! pods; then who is in which selection; then which group each local pod has; then the groups;
+//! A batch goes through fixed stages, so that its order never matters (I15): namespaces, pods,
+//! policies; then who is in which selection; then which group each local pod has; then the groups;
 //! last the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use super::facts::{self, PodFacts};
 use super::full::Compiled;
 use super::group::{self, GroupSpec, Wanted};
 use super::index::SelectorIndex;
-use super::memory::Memory;
+use super::memory::{Hold, Memory};
 use super::rows;
 use super::rules::{self, Direction, Policy, PortName};
 use super::selections::Selections;
@@ -163,11 +163,6 @@ impl PolicyCompiler {
             }
         }
         for change in changes {
-            if let Change::Policy(key) = change {
-                self.policy(world, key, dirty);
-            }
-        }
-        for change in changes {
             match change {
                 Change::Pod(key) => {
                     let mut uids = self.pods_by_key.get(key).cloned().unwrap_or_default();
@@ -182,6 +177,12 @@ impl PolicyCompiler {
                     self.pod(world, node, &key, uid, dirty);
                 }
                 _ => {}
+            }
+        }
+        // After the pods: whether a policy may go depends on which of them still run.
+        for change in changes {
+            if let Change::Policy(key) = change {
+                self.policy(world, key, dirty);
             }
         }
     }
@@ -211,11 +212,18 @@ impl PolicyCompiler {
         self.pods_of(namespace).any(|uid| self.pods[uid].facts.local.is_some())
     }
 
+    fn terminating(&self, namespace: &Arc<str>) -> bool {
+        let mut attached = self.pods_of(namespace).map(|uid| &self.pods[uid].facts);
+        attached.any(|facts| facts.local.is_some() && facts.terminating)
+    }
+
     fn policy(&mut self, world: &World, key: &ObjectKey, dirty: &mut Dirty) {
         let new = world.policies.get(key).map(|policy| rules::parse(key, policy));
-        if new.is_none() && self.memory.ends(&key.namespace) && self.attached(&key.namespace) {
+        let terminating = self.terminating(&key.namespace);
+        let hold = self.memory.hold(&key.namespace, terminating);
+        if let (None, Some(hold)) = (&new, hold.filter(|_| self.attached(&key.namespace))) {
             if self.policies.contains_key(key) {
-                self.memory.retained.insert(key.clone());
+                self.memory.retained.insert(key.clone(), hold);
             }
             return;
         }
@@ -253,10 +261,14 @@ impl PolicyCompiler {
 
     /// Lets policies go whose namespace lives on or has no pod here any more.
     fn release_retained(&mut self, world: &World, dirty: &mut Dirty) {
-        for key in self.memory.retained.clone() {
+        for (key, hold) in self.memory.retained.clone() {
             let object = world.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
             let lives = object.is_some_and(|object| object.metadata.deletion_timestamp.is_none());
-            if lives || !self.attached(&key.namespace) {
+            let ended = match hold {
+                Hold::Namespace => !self.attached(&key.namespace),
+                Hold::TerminatingPods => !self.terminating(&key.namespace),
+            };
+            if lives || ended {
                 self.memory.retained.remove(&key);
                 self.replace_policy(&key, None, dirty);
             }

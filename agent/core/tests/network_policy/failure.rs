@@ -28,16 +28,37 @@ fn i9_an_invalid_item_allows_nothing_and_the_policy_isolates() {
         (peer("{ipBlock: {cidr: nonsense}}"), ".from[0].ipBlock.cidr"),
         (peer("{ipBlock: {cidr: 203.0.113.0/33}}"), ".from[0].ipBlock.cidr"),
         (peer("{ipBlock: {cidr: '::ffff:203.0.113.0/120'}}"), ".from[0].ipBlock.cidr"),
-        (peer("{ipBlock: {cidr: 203.0.113.0/24, except: [10.0.0.0/8]}}"), ".from[0].ipBlock.except[0]"),
-        (peer("{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.0/24]}}"), ".from[0].ipBlock.except[0]"),
+        (
+            peer("{ipBlock: {cidr: 203.0.113.0/24, except: [10.0.0.0/8]}}"),
+            ".from[0].ipBlock.except[0]",
+        ),
+        (
+            peer("{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.0/24]}}"),
+            ".from[0].ipBlock.except[0]",
+        ),
         (peer("{ipBlock: {cidr: 203.0.113.0/24, except: [x]}}"), ".from[0].ipBlock.except[0]"),
         (peer("{ipBlock: {cidr: 0.0.0.0/0}, podSelector: {}}"), ".from[0]: ipBlock cannot"),
         (peer("{}"), ".from[0]: names no peer"),
-        (peer("{podSelector: {matchExpressions: [{key: pod, operator: Like, values: [a]}]}}"), ".from[0].podSelector.matchExpressions[0].operator"),
-        (peer("{podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: []}]}}"), ".from[0].podSelector.matchExpressions[0].values"),
-        (peer("{podSelector: {matchExpressions: [{key: pod, operator: In}]}}"), ".from[0].podSelector.matchExpressions[0].values"),
-        (peer("{podSelector: {matchExpressions: [{key: pod, operator: Exists, values: [a]}]}}"), ".from[0].podSelector.matchExpressions[0].values"),
-        (peer("{namespaceSelector: {matchExpressions: [{key: ns, operator: '', values: [a]}]}}"), ".from[0].namespaceSelector.matchExpressions[0].operator"),
+        (
+            peer("{podSelector: {matchExpressions: [{key: pod, operator: Like, values: [a]}]}}"),
+            ".from[0].podSelector.matchExpressions[0].operator",
+        ),
+        (
+            peer("{podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: []}]}}"),
+            ".from[0].podSelector.matchExpressions[0].values",
+        ),
+        (
+            peer("{podSelector: {matchExpressions: [{key: pod, operator: In}]}}"),
+            ".from[0].podSelector.matchExpressions[0].values",
+        ),
+        (
+            peer("{podSelector: {matchExpressions: [{key: pod, operator: Exists, values: [a]}]}}"),
+            ".from[0].podSelector.matchExpressions[0].values",
+        ),
+        (
+            peer("{namespaceSelector: {matchExpressions: [{key: ns, operator: '', values: [a]}]}}"),
+            ".from[0].namespaceSelector.matchExpressions[0].operator",
+        ),
         (port("{port: 90, endPort: 80}"), ".ports[0].endPort"),
         (port("{endPort: 80}"), ".ports[0].endPort"),
         (port("{port: web, endPort: 80}"), ".ports[0].endPort"),
@@ -125,7 +146,10 @@ fn only_policies_of_pods_of_this_node_make_terms() {
 #[test]
 fn f50_two_pods_of_one_address_get_nothing_and_a_problem() {
     let mut lab = Lab::grid();
-    lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}");
+    lab.policy(
+        "x/p",
+        "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}",
+    );
     // A forged status claims the address of x/b, which x/a lets in.
     lab.remote("z/thief", "10.0.0.11", "{}");
     lab.check(&[
@@ -183,9 +207,12 @@ fn f29_an_address_that_is_used_again_has_nothing_of_its_last_owner() {
     lab.local("x/new", "10.0.0.11", "{pod: c}");
     lab.check(&[("x/new", "x/a", "TCP/80", false)]);
     // The name comes back with another UID and address.
-    lab.pod("x/b", "metadata: {name: b, uid: second, labels: {pod: b}}
+    lab.pod(
+        "x/b",
+        "metadata: {name: b, uid: second, labels: {pod: b}}
 spec: {nodeName: node-b, containers: []}
-status: {phase: Running, podIP: 10.0.9.50}");
+status: {phase: Running, podIP: 10.0.9.50}",
+    );
     lab.check(&[("10.0.9.50", "x/a", "TCP/80", true), ("x/new", "x/a", "TCP/80", false)]);
 }
 
@@ -194,12 +221,22 @@ fn ended_pods_lose_their_row_at_once() {
     for phase in ["Succeeded", "Failed"] {
         let mut lab = Lab::grid();
         lab.policy("x/p", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}");
-        lab.pod("z/a", &format!("metadata: {{name: a, uid: z-a}}
+        lab.pod(
+            "z/a",
+            &format!(
+                "metadata: {{name: a, uid: z-a}}
 spec: {{nodeName: node-b, containers: []}}
-status: {{phase: {phase}, podIP: 10.0.9.30}}"));
-        lab.pod("x/a", &format!("metadata: {{name: a, uid: x-a}}
+status: {{phase: {phase}, podIP: 10.0.9.30}}"
+            ),
+        );
+        lab.pod(
+            "x/a",
+            &format!(
+                "metadata: {{name: a, uid: x-a}}
 spec: {{nodeName: node-a, containers: []}}
-status: {{phase: {phase}}}"));
+status: {{phase: {phase}}}"
+            ),
+        );
         let image = lab.image();
         assert!(!image.endpoints.contains_key(&ip("10.0.9.30")));
         assert!(!image.endpoints.contains_key(&ip("10.0.0.10")));
@@ -234,10 +271,16 @@ fn c16_a_pod_of_the_same_name_does_not_inherit() {
     let mut lab = Lab::grid();
     lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}}");
     lab.check(&[("y/a", "x/a", "TCP/80", false)]);
-    lab.pod("x/a", "metadata: {name: a, uid: second, labels: {pod: free}}
+    lab.pod(
+        "x/a",
+        "metadata: {name: a, uid: second, labels: {pod: free}}
 spec: {nodeName: node-b, containers: []}
-status: {phase: Running, podIP: 10.0.9.50}");
-    lab.check_remembered(&[("y/a", "10.0.0.10", "TCP/80", false), ("y/a", "10.0.9.50", "TCP/80", true)]);
+status: {phase: Running, podIP: 10.0.9.50}",
+    );
+    lab.check_remembered(&[
+        ("y/a", "10.0.0.10", "TCP/80", false),
+        ("y/a", "10.0.9.50", "TCP/80", true),
+    ]);
     lab.detach("x/a");
     lab.image();
 }
@@ -262,7 +305,8 @@ fn f54_the_end_of_a_namespace_does_not_open_its_pods() {
                     steps[*step].1(&mut lab);
                 }
                 lab.apply();
-                let seen = format!("{order:?} by {batch}, after {}", steps[chunk[chunk.len() - 1]].0);
+                let seen =
+                    format!("{order:?} by {batch}, after {}", steps[chunk[chunk.len() - 1]].0);
                 let image = lab.remembered();
                 let (a, x) = (lab.addr("y/a"), ip("10.0.0.10"));
                 assert!(!crate::lab::opens(&image, a, x, "TCP/80"), "{seen}");
@@ -309,7 +353,11 @@ fn a_thousand_policies_of_one_pod_with_a_peer_each_are_one_rule() {
         lab.policy(&format!("x/p{n}"), &format!("{{podSelector: {{matchLabels: {{pod: a}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{client: c{n}}}}}}}], ports: [{{port: 80}}]}}]}}"));
     }
     lab.local("x/client", "10.0.0.60", "{client: c777}");
-    lab.check(&[("x/client", "x/a", "TCP/80", true), ("x/client", "x/a", "TCP/81", false), ("x/b", "x/a", "TCP/80", false)]);
+    lab.check(&[
+        ("x/client", "x/a", "TCP/80", true),
+        ("x/client", "x/a", "TCP/81", false),
+        ("x/b", "x/a", "TCP/80", false),
+    ]);
     let image = lab.image();
     let group = &image.groups[&image.endpoints[&ip("10.0.0.10")].ingress.unwrap()];
     assert_eq!((group.rules.len(), group.policies.len()), (1, 1000));
@@ -323,7 +371,11 @@ fn a_thousand_port_lists_of_one_peer_are_united() {
     for n in 1..=1000 {
         lab.policy(&format!("x/p{n}"), &format!("{{podSelector: {{matchLabels: {{pod: a}}}}, ingress: [{{ports: [{{port: {n}}}]}}]}}"));
     }
-    lab.check(&[("y/a", "x/a", "TCP/1", true), ("y/a", "x/a", "TCP/1000", true), ("y/a", "x/a", "TCP/1001", false)]);
+    lab.check(&[
+        ("y/a", "x/a", "TCP/1", true),
+        ("y/a", "x/a", "TCP/1000", true),
+        ("y/a", "x/a", "TCP/1001", false),
+    ]);
     assert!(lab.problems().is_empty());
 }
 

@@ -22,22 +22,34 @@ fn addr_of(pod: &str) -> String {
 
 #[derive(Clone, Debug)]
 enum Edit {
-    Pod { pod: &'static str, labels: String, ports: String },
+    Pod {
+        pod: &'static str,
+        labels: String,
+        ports: String,
+    },
     DeletePod(&'static str),
     /// The object goes, the interface stays.
     Orphan(&'static str),
-    Namespace { name: &'static str, labels: String },
+    Namespace {
+        name: &'static str,
+        labels: String,
+    },
     DeleteNamespace(&'static str),
-    Policy { name: &'static str, spec: String },
+    Policy {
+        name: &'static str,
+        spec: String,
+    },
     DeletePolicy(&'static str),
     Apply,
 }
 
 fn labels() -> impl Strategy<Value = String> {
-    let one = |key: &'static str| prop_oneof![
-        2 => Just(String::new()),
-        3 => select(vec!["1", "2"]).prop_map(move |v| format!("{key}: v{v}")),
-    ];
+    let one = |key: &'static str| {
+        prop_oneof![
+            2 => Just(String::new()),
+            3 => select(vec!["1", "2"]).prop_map(move |v| format!("{key}: v{v}")),
+        ]
+    };
     (one("k"), one("l")).prop_map(|(k, l)| {
         let labels: Vec<String> = [k, l].into_iter().filter(|s| !s.is_empty()).collect();
         format!("{{{}}}", labels.join(", "))
@@ -51,7 +63,11 @@ fn selector() -> impl Strategy<Value = String> {
         subsequence(vec!["v1", "v2", "x", "y"], 1..=2),
     )
         .prop_map(|(key, operator, values)| {
-            let values = if operator.ends_with("In") { format!(", values: [{}]", values.join(", ")) } else { String::new() };
+            let values = if operator.ends_with("In") {
+                format!(", values: [{}]", values.join(", "))
+            } else {
+                String::new()
+            };
             format!("{{matchExpressions: [{{key: {key}, operator: {operator}{values}}}]}}")
         });
     prop_oneof![
@@ -74,7 +90,8 @@ fn peer() -> impl Strategy<Value = String> {
     prop_oneof![
         selector().prop_map(|s| format!("{{podSelector: {s}}}")),
         selector().prop_map(|s| format!("{{namespaceSelector: {s}}}")),
-        (selector(), selector()).prop_map(|(n, p)| format!("{{namespaceSelector: {n}, podSelector: {p}}}")),
+        (selector(), selector())
+            .prop_map(|(n, p)| format!("{{namespaceSelector: {n}, podSelector: {p}}}")),
         block.prop_map(|b| format!("{{ipBlock: {b}}}")),
     ]
 }
@@ -108,7 +125,13 @@ fn rules(section: &'static str, peers: &'static str) -> impl Strategy<Value = St
 }
 
 fn spec() -> impl Strategy<Value = String> {
-    let types = select(vec!["", "policyTypes: []", "policyTypes: [Ingress]", "policyTypes: [Egress]", "policyTypes: [Ingress, Egress]"]);
+    let types = select(vec![
+        "",
+        "policyTypes: []",
+        "policyTypes: [Ingress]",
+        "policyTypes: [Egress]",
+        "policyTypes: [Ingress, Egress]",
+    ]);
     (selector(), types, rules("ingress", "from"), rules("egress", "to")).prop_map(
         |(selector, types, ingress, egress)| {
             let parts = [format!("podSelector: {selector}"), types.to_owned(), ingress, egress];

@@ -80,17 +80,15 @@ fn c4_empty_selector_empty_list_and_empty_rule() {
         ("x/a", "y/a", "TCP/80", true),
     ]);
     lab.policy("x/allow", "{podSelector: {}, ingress: [{}]}");
-    lab.check(&[
-        ("y/a", "x/a", "TCP/80", true),
-        (WORLD, "x/c", "SCTP/7", true),
-    ]);
+    lab.check(&[("y/a", "x/a", "TCP/80", true), (WORLD, "x/c", "SCTP/7", true)]);
     lab.policy("y/deny", "{podSelector: {}, policyTypes: [Egress]}");
     lab.check(&[("y/a", "x/a", "TCP/80", false), ("x/a", "y/a", "TCP/80", true)]);
 }
 
 #[test]
 fn c4_an_absent_and_an_empty_list_both_mean_all() {
-    for (from, ports) in [("", ""), ("from: []", ""), ("", "ports: []"), ("from: []", "ports: []")] {
+    for (from, ports) in [("", ""), ("from: []", ""), ("", "ports: []"), ("from: []", "ports: []")]
+    {
         let mut lab = Lab::grid();
         let items = [from, ports].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>();
         lab.policy("x/p", &format!("{{podSelector: {{}}, ingress: [{{{}}}]}}", items.join(", ")));
@@ -102,15 +100,27 @@ fn c4_an_absent_and_an_empty_list_both_mean_all() {
 fn c5_peers_are_alternatives_and_selectors_of_one_item_a_conjunction() {
     let check = |from: &str, expect: &[(&str, bool)]| {
         let mut lab = Lab::grid();
-        lab.policy("x/p", &format!("{{podSelector: {{matchLabels: {{pod: a}}}}, ingress: [{{from: {from}}}]}}"));
+        lab.policy(
+            "x/p",
+            &format!("{{podSelector: {{matchLabels: {{pod: a}}}}, ingress: [{{from: {from}}}]}}"),
+        );
         for (peer, allowed) in expect {
             lab.check(&[(peer, "x/a", "TCP/80", *allowed)]);
         }
     };
-    check("[{podSelector: {matchLabels: {pod: b}}}]", &[("x/b", true), ("y/b", false), ("z/b", false)]);
+    check(
+        "[{podSelector: {matchLabels: {pod: b}}}]",
+        &[("x/b", true), ("y/b", false), ("z/b", false)],
+    );
     check("[{podSelector: {}}]", &[("x/b", true), ("x/c", true), ("y/b", false), (WORLD, false)]);
-    check("[{namespaceSelector: {matchLabels: {ns: y}}}]", &[("y/b", true), ("y/c", true), ("x/b", false), ("z/b", false)]);
-    check("[{namespaceSelector: {}}]", &[("x/b", true), ("y/b", true), ("z/b", true), (WORLD, false)]);
+    check(
+        "[{namespaceSelector: {matchLabels: {ns: y}}}]",
+        &[("y/b", true), ("y/c", true), ("x/b", false), ("z/b", false)],
+    );
+    check(
+        "[{namespaceSelector: {}}]",
+        &[("x/b", true), ("y/b", true), ("z/b", true), (WORLD, false)],
+    );
     check(
         "[{namespaceSelector: {matchLabels: {ns: z}}, podSelector: {matchLabels: {pod: b}}}]",
         &[("z/b", true), ("z/c", false), ("x/b", false), ("y/b", false)],
@@ -124,10 +134,16 @@ fn c5_peers_are_alternatives_and_selectors_of_one_item_a_conjunction() {
 #[test]
 fn c5_selector_expressions_stay_inside_the_policys_namespace() {
     // CVE-2023-41333: NotIn and DoesNotExist must not reach pods of other namespaces.
-    for expression in ["{key: pod, operator: NotIn, values: [q]}", "{key: q, operator: DoesNotExist}"] {
+    for expression in
+        ["{key: pod, operator: NotIn, values: [q]}", "{key: q, operator: DoesNotExist}"]
+    {
         let mut lab = Lab::grid();
         lab.policy("x/p", &format!("{{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchExpressions: [{expression}]}}}}]}}]}}"));
-        lab.check(&[("x/b", "x/a", "TCP/80", true), ("y/b", "x/a", "TCP/80", false), ("z/b", "x/a", "TCP/80", false)]);
+        lab.check(&[
+            ("x/b", "x/a", "TCP/80", true),
+            ("y/b", "x/a", "TCP/80", false),
+            ("z/b", "x/a", "TCP/80", false),
+        ]);
     }
 }
 
@@ -149,7 +165,9 @@ fn c5_all_four_operators() {
 #[test]
 fn c6_a_namespace_is_selected_by_its_name_with_or_without_an_object() {
     let by_name = |name: &str| {
-        format!("{{podSelector: {{}}, ingress: [{{from: [{{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}]}}]}}")
+        format!(
+            "{{podSelector: {{}}, ingress: [{{from: [{{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}]}}]}}"
+        )
     };
     let mut lab = Lab::grid();
     lab.policy("x/p", &by_name("y"));
@@ -169,7 +187,10 @@ fn c6_pod_labels_that_look_like_namespace_labels_select_nothing() {
     // GHSA-pfhr-pccp-hwmh, CVE-2025-30163.
     let mut lab = Lab::grid();
     lab.local("x/liar", "10.0.0.66", "{ns: y, kubernetes.io/metadata.name: y}");
-    lab.policy("x/p", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]}");
+    lab.policy(
+        "x/p",
+        "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}]}]}",
+    );
     lab.check(&[("x/liar", "x/a", "TCP/80", false), ("y/a", "x/a", "TCP/80", true)]);
 }
 
@@ -234,7 +255,11 @@ fn c8_ports_are_alternatives_and_tcp_by_default() {
     ]);
     // A protocol without a port is all its ports; an item without anything is TCP.
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}");
-    lab.check(&[("y/a", "x/a", "UDP/1", true), ("y/a", "x/a", "UDP/65535", true), ("y/a", "x/a", "TCP/1", false)]);
+    lab.check(&[
+        ("y/a", "x/a", "UDP/1", true),
+        ("y/a", "x/a", "UDP/65535", true),
+        ("y/a", "x/a", "TCP/1", false),
+    ]);
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{}]}]}");
     lab.check(&[("y/a", "x/a", "TCP/65535", true), ("y/a", "x/a", "UDP/1", false)]);
 }
@@ -244,10 +269,22 @@ fn c9_end_port_is_inclusive() {
     let mut lab = Lab::grid();
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{port: 8000, endPort: 8010}, {port: 9000, endPort: 9000}, {port: 65000, endPort: 65535}]}]}");
     for (port, allowed) in [
-        (7999, false), (8000, true), (8005, true), (8010, true), (8011, false),
-        (8999, false), (9000, true), (9001, false), (64999, false), (65000, true), (65535, true),
+        (7999, false),
+        (8000, true),
+        (8005, true),
+        (8010, true),
+        (8011, false),
+        (8999, false),
+        (9000, true),
+        (9001, false),
+        (64999, false),
+        (65000, true),
+        (65535, true),
     ] {
-        lab.check(&[("y/a", "x/a", &format!("TCP/{port}"), allowed), ("y/a", "x/a", &format!("UDP/{port}"), false)]);
+        lab.check(&[
+            ("y/a", "x/a", &format!("TCP/{port}"), allowed),
+            ("y/a", "x/a", &format!("UDP/{port}"), false),
+        ]);
     }
     // CVE-2024-52529: overlapping ranges for different peers keep their own meaning.
     lab.policy("x/p", "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}], ports: [{port: 1, endPort: 65535}]}, {from: [{podSelector: {matchLabels: {pod: c}}}], ports: [{port: 100, endPort: 200}]}]}");
@@ -264,7 +301,12 @@ fn c9_end_port_is_inclusive() {
 fn c10_ingress_names_are_the_selected_pods_own() {
     let mut lab = Lab::grid();
     lab.local_with_ports("x/p80", "10.0.0.80", "{app: w}", "[{name: web, containerPort: 80}]");
-    lab.local_with_ports("x/p81", "10.0.0.81", "{app: w}", "[{name: web, containerPort: 81}, {name: web-u, containerPort: 81, protocol: UDP}]");
+    lab.local_with_ports(
+        "x/p81",
+        "10.0.0.81",
+        "{app: w}",
+        "[{name: web, containerPort: 81}, {name: web-u, containerPort: 81, protocol: UDP}]",
+    );
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{port: web}]}]}");
     lab.check(&[
         ("y/a", "x/p80", "TCP/80", true),
@@ -283,11 +325,20 @@ fn c10_ingress_names_are_the_selected_pods_own() {
 #[test]
 fn c10_one_name_with_two_protocols() {
     let mut lab = Lab::grid();
-    lab.local_with_ports("x/dns", "10.0.0.53", "{}", "[{name: dns, containerPort: 53, protocol: UDP}, {name: dns, containerPort: 5353}]");
+    lab.local_with_ports(
+        "x/dns",
+        "10.0.0.53",
+        "{}",
+        "[{name: dns, containerPort: 53, protocol: UDP}, {name: dns, containerPort: 5353}]",
+    );
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{port: dns, protocol: UDP}]}]}");
     lab.check(&[("y/a", "x/dns", "UDP/53", true), ("y/a", "x/dns", "TCP/5353", false)]);
     lab.policy("x/p", "{podSelector: {}, ingress: [{ports: [{port: dns}]}]}");
-    lab.check(&[("y/a", "x/dns", "UDP/53", false), ("y/a", "x/dns", "TCP/5353", true), ("y/a", "x/dns", "TCP/53", false)]);
+    lab.check(&[
+        ("y/a", "x/dns", "UDP/53", false),
+        ("y/a", "x/dns", "TCP/5353", true),
+        ("y/a", "x/dns", "TCP/53", false),
+    ]);
 }
 
 #[test]
@@ -306,12 +357,20 @@ fn c10_egress_names_are_the_destinations() {
     ]);
     // The destination calls another number so, live (C17).
     lab.remote_with_ports("z/p81", "10.0.9.81", "{app: w}", "[{name: web, containerPort: 82}]");
-    lab.check(&[("x/a", "z/p81", "TCP/81", false), ("x/a", "z/p81", "TCP/82", true), ("x/a", "y/p80", "TCP/80", true)]);
+    lab.check(&[
+        ("x/a", "z/p81", "TCP/81", false),
+        ("x/a", "z/p81", "TCP/82", true),
+        ("x/a", "y/p80", "TCP/80", true),
+    ]);
     lab.delete_pod("z/p81");
     lab.check(&[("x/a", "10.0.9.81", "TCP/82", false), ("x/a", "y/p80", "TCP/80", true)]);
     // Without peers: every pod that has the name, and nothing outside.
     lab.policy("x/p", "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: web}]}]}");
-    lab.check(&[("x/a", "y/p80", "TCP/80", true), ("x/a", "y/a", "TCP/80", false), ("x/a", WORLD, "TCP/80", false)]);
+    lab.check(&[
+        ("x/a", "y/p80", "TCP/80", true),
+        ("x/a", "y/a", "TCP/80", false),
+        ("x/a", WORLD, "TCP/80", false),
+    ]);
 }
 
 #[test]
@@ -412,7 +471,11 @@ fn c14_replies_are_implicit() {
         let other = Packet::new(ip("203.0.113.10"), pod, ask.reply().transport);
         assert_eq!(sends(&image, &mut flows, &other), !udp, "another's answer: {other:?}");
     }
-    assert!(!sends(&image, &mut Flows::default(), &Packet::open(world, pod, longshore_core::image::Protocol::Tcp, 1, 2)));
+    assert!(!sends(
+        &image,
+        &mut Flows::default(),
+        &Packet::open(world, pod, longshore_core::image::Protocol::Tcp, 1, 2)
+    ));
 }
 
 #[test]
@@ -473,7 +536,11 @@ fn c16_an_attachment_without_a_known_pod_is_closed() {
     let image = lab.image();
     let row = &image.endpoints[&ip("10.0.0.99")];
     assert!(!row.open && row.pod.is_some());
-    lab.check(&[("x/ghost", "y/a", "TCP/80", false), ("y/a", "x/ghost", "TCP/80", false), ("x/ghost", NODE, "TCP/80", true)]);
+    lab.check(&[
+        ("x/ghost", "y/a", "TCP/80", false),
+        ("y/a", "x/ghost", "TCP/80", false),
+        ("x/ghost", NODE, "TCP/80", true),
+    ]);
     lab.local("x/ghost", "10.0.0.99", "{}");
     lab.check(&[("x/ghost", "y/a", "TCP/80", true)]);
 }
