@@ -5,7 +5,7 @@ use crate::lab::{Lab, NODE, WORLD, ifindex_of, ip, key, sends};
 use longshore_abi::DropReason;
 use longshore_core::image::{Backend, Frontend, Image, Protocol, ServiceEntry, View};
 use longshore_core::oracle::{
-    Flows, Fragment, From, Hop, Icmp, Packet, Quote, Scene, Shape, TcpFlags, Transport, Verdict,
+    Flows, Fragment, Hop, Icmp, Opener, Packet, Quote, Scene, Shape, TcpFlags, Transport, Verdict,
     explain_flow, walk,
 };
 
@@ -180,7 +180,7 @@ fn f59_an_icmp_error_must_quote_an_allowed_packet_of_its_receiver() {
         }))
     };
     for (packet, allowed) in [
-        // From the pod that the packet was for, and from a router on the way.
+        // Opener the pod that the packet was for, and from a router on the way.
         (icmp(a, b, quote(tcp(b, a, 80))), true),
         (icmp(router, b, quote(tcp(b, WORLD, 80))), true),
         // A packet that policy denies; a direction that is wrong; another pod's business.
@@ -275,7 +275,7 @@ fn explain_names_the_policy_that_denies() {
     let mut image = lab.image();
     with_service(&mut image, false, &[("10.0.0.5", 80, true)]);
     let explain = |from: &str, to: &str| {
-        explain_flow(&image, &From::Pod(key(from)), ip(to), 80, Protocol::Tcp)
+        explain_flow(&image, &Opener::Pod(key(from)), ip(to), 80, Protocol::Tcp)
     };
     let denied = explain("default/other", "10.96.0.10");
     assert!(!denied.allowed);
@@ -295,7 +295,7 @@ denied"
     assert!(explain("demo/client", "10.0.0.1").allowed, "the node");
     let nobody = explain("demo/nobody", "10.0.0.5");
     assert!(!nobody.allowed && nobody.to_string().contains("no address"));
-    let world = explain_flow(&image, &From::Addr(ip(WORLD)), ip("10.0.0.5"), 80, Protocol::Tcp);
+    let world = explain_flow(&image, &Opener::Addr(ip(WORLD)), ip("10.0.0.5"), 80, Protocol::Tcp);
     assert!(world.to_string().contains("egress of 203.0.113.9: not decided on this node"));
     assert!(!world.allowed);
 }
@@ -307,8 +307,13 @@ fn explain_and_the_walk_agree() {
     for from in ["x/a", "x/b", "x/c", "y/a", "z/a"] {
         for to in ["x/a", "x/b", "y/a", "z/b", NODE, WORLD] {
             for port in [80, 81] {
-                let told =
-                    explain_flow(&image, &From::Pod(key(from)), lab.addr(to), port, Protocol::Tcp);
+                let told = explain_flow(
+                    &image,
+                    &Opener::Pod(key(from)),
+                    lab.addr(to),
+                    port,
+                    Protocol::Tcp,
+                );
                 let text = format!("TCP/{port}");
                 let walked = crate::lab::opens(&image, lab.addr(from), lab.addr(to), &text);
                 assert_eq!(told.allowed, walked, "{from} → {to} on {port}: {told}");
