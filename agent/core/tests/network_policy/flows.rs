@@ -322,21 +322,69 @@ fn explain_and_the_walk_agree() {
     }
 }
 
+fn segment(open: &Packet, syn: bool) -> Packet {
+    let mut packet = open.clone();
+    if let Transport::Tcp { flags, .. } = &mut packet.transport {
+        *flags = TcpFlags { syn, ack: true, ..TcpFlags::default() };
+    }
+    packet
+}
+
 #[test]
-fn c15_tcp_segments_pass_while_either_side_may_open() {
-    // The price of soft state: of an ingress-only policy, segments (never a SYN) still pass.
+fn c15_a_known_tcp_connection_ends_when_its_opener_may_no_longer_open() {
+    // x/a is isolated for ingress only, so by itself it may open to anyone: without the opener, a
+    // segment of the revoked connection would pass as part of one of x/a's own.
+    let mut lab = Lab::grid();
+    lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]}");
+    let image = lab.image();
+    // Both with the server on the lower port and on the higher one: the SYN-ACK tells.
+    for port in [80, 50000] {
+        let open = tcp("10.0.0.11", "10.0.0.10", port);
+        let accept = segment(&open.reply(), true);
+        let mut flows = Flows::default();
+        for packet in [&open, &accept, &segment(&open, false), &open.reply()] {
+            assert!(sends(&image, &mut flows, packet), "{packet:?}");
+        }
+        let mut lab = Lab::grid();
+        lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}}");
+        let stricter = lab.image();
+        for packet in [&segment(&open, false), &open.reply()] {
+            assert!(!sends(&stricter, &mut flows, packet), "{packet:?}");
+        }
+        // The same policy again, and the connection goes on.
+        assert!(sends(&image, &mut flows, &segment(&open, false)));
+        // A connection that x/a opened is none of its ingress policy's business.
+        let mine = tcp("10.0.0.10", "10.0.0.11", port);
+        let mut flows = Flows::default();
+        for packet in [&mine, &segment(&mine.reply(), true), &segment(&mine, false)] {
+            assert!(sends(&image, &mut flows, packet), "{packet:?}");
+        }
+        for packet in [&segment(&mine, false), &mine.reply()] {
+            assert!(sends(&stricter, &mut flows, packet), "{packet:?}");
+        }
+    }
+}
+
+#[test]
+fn c15_a_change_that_still_allows_a_udp_flow_does_not_break_it() {
+    let mut lab = lab();
+    let ask = Packet::open(ip("10.0.0.11"), ip("10.0.0.10"), Protocol::Udp, 5000, 53);
+    let mut flows = Flows::default();
+    assert!(sends(&lab.image(), &mut flows, &ask));
+    lab.policy("x/more", "{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 9}]}]}");
+    assert!(sends(&lab.image(), &mut flows, &ask.reply()));
+    lab.delete_policy("x/a");
+    lab.policy("x/more", "{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress, Egress]}");
+    assert!(!sends(&lab.image(), &mut flows, &ask.reply()));
+}
+
+#[test]
+fn c15_tcp_segments_of_unknown_connections_pass_while_either_side_may_open() {
+    // The price of soft state: never a SYN.
     let mut lab = Lab::grid();
     lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}}");
     let image = lab.image();
     let open = tcp("10.0.0.11", "10.0.0.10", 80);
     assert!(!sends(&image, &mut Flows::default(), &open));
-    let segment = Packet {
-        transport: Transport::Tcp {
-            src_port: 40000,
-            dst_port: 80,
-            flags: TcpFlags { ack: true, ..TcpFlags::default() },
-        },
-        ..open
-    };
-    assert!(sends(&image, &mut Flows::default(), &segment));
+    assert!(sends(&image, &mut Flows::default(), &segment(&open, false)));
 }
