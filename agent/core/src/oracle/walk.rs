@@ -212,21 +212,18 @@ impl Walker<'_> {
         let mut transport = packet.transport.clone();
         match packet.fragment {
             Fragment::Whole => {}
+            // Nothing of its header is read, so every fragment is like the first.
+            _ if matches!(transport, Transport::Other(_)) => {}
             Fragment::First { id } => {
                 self.flows.first_fragment(packet, id, self.scene.now_ns);
                 if matches!(transport, Transport::Icmp(Icmp::Error(_))) {
                     transport = Transport::Icmp(Icmp::Notice);
                 }
             }
-            Fragment::Later { id } => {
-                if matches!(transport, Transport::Other(_)) {
-                    return self.open(packet, None);
-                }
-                match self.flows.header_of(packet, id, self.scene.now_ns) {
-                    Some(first) => transport = continued(first),
-                    None => return self.headless(packet),
-                }
-            }
+            Fragment::Later { id } => match self.flows.header_of(packet, id, self.scene.now_ns) {
+                Some(first) => transport = continued(first),
+                None => return self.headless(packet),
+            },
         }
         match &transport {
             Transport::Tcp { src_port, dst_port, flags } => {
