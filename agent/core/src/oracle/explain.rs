@@ -14,7 +14,7 @@ use crate::model::ObjectKey;
 
 /// Who opens the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum From {
+pub enum Opener {
     Pod(ObjectKey),
     Addr(IpAddr),
 }
@@ -39,15 +39,15 @@ impl fmt::Display for Explanation {
 /// Follows a new connection from `from` to `to`:`port` through Service, egress and ingress.
 pub fn explain_flow(
     image: &Image,
-    from: &From,
+    from: &Opener,
     to: IpAddr,
     port: u16,
     proto: Protocol,
 ) -> Explanation {
     let mut lines = Vec::new();
     let src = match from {
-        From::Addr(addr) => *addr,
-        From::Pod(key) => {
+        Opener::Addr(addr) => *addr,
+        Opener::Pod(key) => {
             let here = image.endpoints.iter().find(|(_, row)| row.pod.as_ref() == Some(key));
             match here {
                 Some((addr, _)) => *addr,

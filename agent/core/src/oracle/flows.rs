@@ -40,6 +40,20 @@ struct Flow {
     seen_ns: u64,
 }
 
+/// What a flow's row says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    No,
+    /// Policy allowed it, and both ends are who they were.
+    Current {
+        opener: Side,
+    },
+    /// An end has another class or group now: the flow must be judged anew.
+    Stale {
+        opener: Side,
+    },
+}
+
 /// Everything tracked. [`Flows::default`] is a fresh start; dropping it at any time breaks no
 /// allowed TCP connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,14 +71,19 @@ impl Flows {
         self.flows.is_empty()
     }
 
-    /// Who opened the flow, if it counts: both ends are who they were, and it is not too old.
-    pub fn opener(&self, image: &Image, key: &FlowKey, now_ns: u64) -> Option<Side> {
-        let flow = self.flows.get(key)?;
-        let same = flow.identities.iter().all(|(addr, was)| identity(image, *addr) == *was);
+    /// What is known of the flow; one that is too old is unknown.
+    pub fn find(&self, image: &Image, key: &FlowKey, now_ns: u64) -> Known {
+        let Some(flow) = self.flows.get(key) else { return Known::No };
         let age_max = if flow.replied { FLOW_ANY_REPLIED_NS } else { FLOW_ANY_UNREPLIED_NS };
-        let young = key.proto == longshore_abi::IPPROTO_TCP
-            || now_ns.saturating_sub(flow.seen_ns) <= age_max;
-        (same && young).then_some(flow.opener)
+        let is_tcp = key.proto == longshore_abi::IPPROTO_TCP;
+        if !is_tcp && now_ns.saturating_sub(flow.seen_ns) > age_max {
+            return Known::No;
+        }
+        if flow.identities.iter().all(|(addr, was)| identity(image, *addr) == *was) {
+            Known::Current { opener: flow.opener }
+        } else {
+            Known::Stale { opener: flow.opener }
+        }
     }
 
     /// A packet of a flow that counts went by.

@@ -13,7 +13,7 @@ mod judge;
 mod packet;
 mod walk;
 
-pub use explain::{Explanation, From, explain_flow};
+pub use explain::{Explanation, Opener, explain_flow};
 pub use flows::Flows;
 pub use packet::{Fragment, Hop, Icmp, Packet, Quote, Scene, Shape, TcpFlags, Transport};
 pub use walk::{Step, Verdict, Walk, walk};

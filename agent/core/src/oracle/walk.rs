@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use longshore_abi::{DropReason, View};
 
-use super::flows::{FlowKey, Flows, Side};
+use super::flows::{FlowKey, Flows, Known, Side};
 use super::judge::{self, Asked};
 use super::packet::{Fragment, Hop, Icmp, Packet, Quote, Scene, Shape, Transport};
 use crate::image::{Backend, Endpoint, Frontend, Image};
@@ -212,26 +212,22 @@ impl Walker<'_> {
         let mut transport = packet.transport.clone();
         match packet.fragment {
             Fragment::Whole => {}
+            // Nothing of its header is read, so every fragment is like the first.
+            _ if matches!(transport, Transport::Other(_)) => {}
             Fragment::First { id } => {
                 self.flows.first_fragment(packet, id, self.scene.now_ns);
                 if matches!(transport, Transport::Icmp(Icmp::Error(_))) {
                     transport = Transport::Icmp(Icmp::Notice);
                 }
             }
-            Fragment::Later { id } => {
-                if matches!(transport, Transport::Other(_)) {
-                    return self.open(packet, None);
-                }
-                match self.flows.header_of(packet, id, self.scene.now_ns) {
-                    Some(first) => transport = continued(first),
-                    None => return self.headless(packet),
-                }
-            }
+            Fragment::Later { id } => match self.flows.header_of(packet, id, self.scene.now_ns) {
+                Some(first) => transport = continued(first),
+                None => return self.headless(packet),
+            },
         }
         match &transport {
             Transport::Tcp { src_port, dst_port, flags } => {
-                let starts = flags.syn && !flags.ack;
-                self.tcp(packet, (*src_port, *dst_port), starts)
+                self.tcp(packet, (*src_port, *dst_port), *flags)
             }
             Transport::Icmp(Icmp::Notice) => self.open(packet, None),
             Transport::Icmp(Icmp::Error(quote)) => {
@@ -271,34 +267,30 @@ impl Walker<'_> {
         (FlowKey::of(packet.transport.number(), from, to), from, to)
     }
 
-    /// A SYN is judged as it goes and opens no flow; any other segment passes if a connection
-    /// between the two, opened by either, would be allowed. So losing the flow loses nothing.
-    fn tcp(&mut self, packet: &Packet, ports: (u16, u16), starts: bool) -> Result<(), DropReason> {
+    /// A SYN is judged as it goes and opens no flow. Any other segment passes if a connection
+    /// between the two, opened by either, would be allowed: so losing the flow loses nothing. Once
+    /// a flow is known, so is its opener (a SYN-ACK's receiver; else a guess, servers mostly have
+    /// the lower port), and after a change of policy only that direction counts (C15).
+    fn tcp(
+        &mut self,
+        packet: &Packet,
+        ports: (u16, u16),
+        flags: super::TcpFlags,
+    ) -> Result<(), DropReason> {
         let tcp = |port| Some((crate::image::Protocol::Tcp, port));
-        if starts {
+        if flags.syn && !flags.ack {
             return self.open(packet, tcp(ports.1));
         }
-        let now = self.scene.now_ns;
+        let (forward, back) = (tcp(ports.1), tcp(ports.0));
         let (key, from, to) = self.key(packet, ports);
-        if self.flows.opener(self.image, &key, now).is_some() {
-            self.flows.refresh(&key, from, now);
-            self.steps.push(Step::Known);
-            return Ok(());
-        }
-        match judge::may_open(self.image, packet.src, packet.dst, tcp(ports.1)) {
-            Ok(()) => {
-                self.steps.push(Step::MayOpen);
-                self.flows.insert(self.image, key, from, false, now);
-                Ok(())
-            }
-            Err(reason) => {
-                judge::may_open(self.image, packet.dst, packet.src, tcp(ports.0))
-                    .map_err(|_| reason)?;
-                self.steps.push(Step::MayOpenBack);
-                self.flows.insert(self.image, key, to, true, now);
-                Ok(())
-            }
-        }
+        let openers = match self.flows.find(self.image, &key, self.scene.now_ns) {
+            Known::Current { .. } => return self.known(&key, from),
+            _ if flags.syn => vec![to, from],
+            Known::Stale { opener } => vec![opener],
+            Known::No if ports.1 <= ports.0 => vec![from, to],
+            Known::No => vec![to, from],
+        };
+        self.judge_anew(packet, key, &openers, (from, forward), (to, back))
     }
 
     /// Everything without a handshake of its own: the first allowed packet opens the flow.
@@ -308,16 +300,50 @@ impl Walker<'_> {
         ports: (u16, u16),
         asked: Asked,
     ) -> Result<(), DropReason> {
-        let now = self.scene.now_ns;
-        let (key, from, _) = self.key(packet, ports);
-        if self.flows.opener(self.image, &key, now).is_some() {
-            self.flows.refresh(&key, from, now);
-            self.steps.push(Step::Known);
-            return Ok(());
-        }
-        self.open(packet, asked)?;
-        self.flows.insert(self.image, key, from, false, now);
+        let back = asked.map(|(proto, _)| (proto, ports.0));
+        let (key, from, to) = self.key(packet, ports);
+        let opener = match self.flows.find(self.image, &key, self.scene.now_ns) {
+            Known::Current { .. } => return self.known(&key, from),
+            Known::Stale { opener } => opener,
+            Known::No => from,
+        };
+        self.judge_anew(packet, key, &[opener], (from, asked), (to, back))
+    }
+
+    fn known(&mut self, key: &FlowKey, sender: Side) -> Result<(), DropReason> {
+        self.flows.refresh(key, sender, self.scene.now_ns);
+        self.steps.push(Step::Known);
         Ok(())
+    }
+
+    /// Whether one of `openers` may open the flow, asked in that order; the first that may is its
+    /// opener. Denied: for the first one's reason.
+    fn judge_anew(
+        &mut self,
+        packet: &Packet,
+        key: FlowKey,
+        openers: &[Side],
+        from: (Side, Asked),
+        to: (Side, Asked),
+    ) -> Result<(), DropReason> {
+        let mut denied = None;
+        for opener in openers {
+            let forward = *opener == from.0;
+            let judged = if forward {
+                judge::may_open(self.image, packet.src, packet.dst, from.1)
+            } else {
+                judge::may_open(self.image, packet.dst, packet.src, to.1)
+            };
+            match judged {
+                Ok(()) => {
+                    self.steps.push(if forward { Step::MayOpen } else { Step::MayOpenBack });
+                    self.flows.insert(self.image, key, *opener, !forward, self.scene.now_ns);
+                    return Ok(());
+                }
+                Err(reason) => denied = denied.or(Some(reason)),
+            }
+        }
+        denied.map_or(Ok(()), Err)
     }
 
     /// A question is judged every time, so that nobody asks under another's flow
@@ -326,23 +352,23 @@ impl Walker<'_> {
         let now = self.scene.now_ns;
         let (key, from, _) = self.key(packet, (id, id));
         self.open(packet, None)?;
-        if self.flows.opener(self.image, &key, now) == Some(from) {
-            self.flows.refresh(&key, from, now);
-        } else {
-            self.flows.insert(self.image, key, from, false, now);
+        match self.flows.find(self.image, &key, now) {
+            Known::Current { opener } if opener == from => self.flows.refresh(&key, from, now),
+            _ => self.flows.insert(self.image, key, from, false, now),
         }
         Ok(())
     }
 
+    /// An answer needs the question's flow, or a rule of its own, which opens nothing.
     fn answer(&mut self, packet: &Packet, id: u16) -> Result<(), DropReason> {
-        let now = self.scene.now_ns;
         let (key, from, to) = self.key(packet, (id, id));
-        if self.flows.opener(self.image, &key, now) == Some(to) {
-            self.flows.refresh(&key, from, now);
-            self.steps.push(Step::Known);
-            return Ok(());
+        match self.flows.find(self.image, &key, self.scene.now_ns) {
+            Known::Current { opener } if opener == to => self.known(&key, from),
+            Known::Stale { opener } if opener == to => {
+                self.judge_anew(packet, key, &[to], (from, None), (to, None))
+            }
+            _ => self.open(packet, None),
         }
-        self.open(packet, None)
     }
 
     /// The receiver of the error sent the quoted packet, which was allowed; and a pod complains
@@ -364,7 +390,7 @@ impl Walker<'_> {
         let proto = quote.transport.number();
         let key = FlowKey::of(proto, (quote.src, ports.0), (quote.dst, ports.1));
         let open = |a, b, asked| judge::may_open(self.image, a, b, asked).is_ok();
-        self.flows.opener(self.image, &key, self.scene.now_ns).is_some()
+        matches!(self.flows.find(self.image, &key, self.scene.now_ns), Known::Current { .. })
             || open(quote.src, quote.dst, asked)
             || (proto == longshore_abi::IPPROTO_TCP && open(quote.dst, quote.src, back))
     }

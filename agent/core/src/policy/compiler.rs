@@ -1,7 +1,7 @@
 //! The incremental compiler: what changed → what it touches → new rows.
 //!
-//! A batch goes through fixed stages, so that its order never matters (I15): namespaces, policies,
-//! pods; then who is in which selection; then which group each local pod has; then the groups;
+//! A batch goes through fixed stages, so that its order never matters (I15): namespaces, pods,
+//! policies; then who is in which selection; then which group each local pod has; then the groups;
 //! last the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use super::facts::{self, PodFacts};
 use super::full::Compiled;
 use super::group::{self, GroupSpec, Wanted};
 use super::index::SelectorIndex;
-use super::memory::Memory;
+use super::memory::{Hold, Memory};
 use super::rows;
 use super::rules::{self, Direction, Policy, PortName};
 use super::selections::Selections;
@@ -31,11 +31,13 @@ pub struct PolicyCompiler {
     synced: bool,
     addresses: BTreeSet<IpAddr>,
     namespaces: BTreeMap<Arc<str>, Labels>,
-    policies: BTreeMap<ObjectKey, Policy>,
+    policies: BTreeMap<ObjectKey, Arc<Policy>>,
     policy_index: SelectorIndex<ObjectKey>,
     memory: Memory,
     pods: BTreeMap<PodUid, Pod>,
     pods_by_key: BTreeMap<ObjectKey, BTreeSet<PodUid>>,
+    /// By namespace: pods that have an interface here.
+    attached: BTreeMap<Arc<str>, BTreeSet<PodUid>>,
     claims: BTreeMap<IpAddr, BTreeSet<PodUid>>,
     selections: Selections,
     groups: BTreeMap<Arc<GroupSpec>, Compilation>,
@@ -169,11 +171,6 @@ impl PolicyCompiler {
             }
         }
         for change in changes {
-            if let Change::Policy(key) = change {
-                self.policy(world, key, dirty);
-            }
-        }
-        for change in changes {
             match change {
                 Change::Pod(key) => {
                     let mut uids = self.pods_by_key.get(key).cloned().unwrap_or_default();
@@ -188,6 +185,12 @@ impl PolicyCompiler {
                     self.pod(world, node, &key, uid, dirty);
                 }
                 _ => {}
+            }
+        }
+        // After the pods: whether a policy may go depends on which of them still run.
+        for change in changes {
+            if let Change::Policy(key) = change {
+                self.policy(world, key, dirty);
             }
         }
     }
@@ -213,36 +216,46 @@ impl PolicyCompiler {
         keys.take_while(move |(key, _)| key.namespace == namespace).flat_map(|(_, uids)| uids)
     }
 
-    fn attached(&self, namespace: &Arc<str>) -> bool {
-        self.pods_of(namespace).any(|uid| self.pods[uid].facts.local.is_some())
+    fn attached(&self, namespace: &str) -> impl Iterator<Item = (&PodUid, &PodFacts)> {
+        let uids = self.attached.get(namespace).into_iter().flatten();
+        uids.map(|uid| (uid, &self.pods[uid].facts))
+    }
+
+    fn is_attached(&self, namespace: &str) -> bool {
+        self.attached.contains_key(namespace)
+    }
+
+    fn is_terminating(&self, namespace: &str) -> bool {
+        self.attached(namespace).any(|(_, facts)| facts.terminating)
     }
 
     fn policy(&mut self, world: &World, key: &ObjectKey, dirty: &mut Dirty) {
         let new = world.policies.get(key).map(|policy| rules::parse(key, policy));
-        if new.is_none() && self.memory.ends(&key.namespace) && self.attached(&key.namespace) {
-            if self.policies.contains_key(key) {
-                self.memory.retained.insert(key.clone());
+        if new.is_none() && self.policies.contains_key(key) && self.is_attached(&key.namespace) {
+            let terminating = self.is_terminating(&key.namespace);
+            if let Some(hold) = self.memory.hold(&key.namespace, terminating) {
+                self.memory.retained.insert(key.clone(), hold);
+                return;
             }
-            return;
         }
         self.memory.retained.remove(key);
         self.replace_policy(key, new, dirty);
     }
 
     fn replace_policy(&mut self, key: &ObjectKey, new: Option<Policy>, dirty: &mut Dirty) {
-        if self.policies.get(key) == new.as_ref() {
+        if self.policies.get(key).map(|old| &**old) == new.as_ref() {
             return;
         }
         let namespace = &key.namespace;
         let old = self.policies.remove(key);
+        let selects = |policy: Option<&Policy>, facts: &PodFacts| {
+            policy.is_some_and(|policy| policy.selects.pods.matches(&facts.labels))
+        };
         let pods: Vec<PodUid> = self
-            .pods_of(namespace)
-            .filter(|uid| {
-                let facts = &self.pods[*uid].facts;
-                let selects = |p: &Policy| p.selects.pods.matches(&facts.labels);
-                facts.local.is_some() && old.iter().chain(&new).any(selects)
-            })
-            .cloned()
+            .attached(namespace)
+            .filter(|(uid, _)| !dirty.selected.contains(*uid))
+            .filter(|(_, facts)| selects(old.as_deref(), facts) || selects(new.as_ref(), facts))
+            .map(|(uid, _)| uid.clone())
             .collect();
         dirty.selected.extend(pods);
         dirty.specs.extend(self.specs_by_policy.get(key).into_iter().flatten().cloned());
@@ -253,22 +266,26 @@ impl PolicyCompiler {
         self.tell(Source::Policy(key.clone()), told, dirty);
         if let Some(new) = new {
             self.policy_index.insert(Some(namespace), &new.selects.pods, key);
-            self.policies.insert(key.clone(), new);
+            self.policies.insert(key.clone(), Arc::new(new));
         }
     }
 
     /// Lets policies go whose namespace lives on or has no pod here any more.
     fn release_retained(&mut self, world: &World, dirty: &mut Dirty) {
-        for key in self.memory.retained.clone() {
+        for (key, hold) in self.memory.retained.clone() {
             let object = world.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
             let lives = object.is_some_and(|object| object.metadata.deletion_timestamp.is_none());
-            if lives || !self.attached(&key.namespace) {
+            let ended = match hold {
+                Hold::Namespace => !self.is_attached(&key.namespace),
+                Hold::TerminatingPods => !self.is_terminating(&key.namespace),
+            };
+            if lives || ended {
                 self.memory.retained.remove(&key);
                 self.replace_policy(&key, None, dirty);
             }
         }
         let mut memory = std::mem::take(&mut self.memory);
-        memory.forget(|name| self.attached(&name.into()));
+        memory.forget(|name| self.is_attached(name));
         self.memory = memory;
     }
 
@@ -296,12 +313,17 @@ impl PolicyCompiler {
         }
         if let Some(before) = before.map(|facts| facts.key.clone()) {
             detach(&mut self.pods_by_key, &before, uid);
+            detach(&mut self.attached, &before.namespace, uid);
         }
         dirty.pods.insert(uid.clone());
         dirty.selected.insert(uid.clone());
         match (after, self.pods.get_mut(uid)) {
             (Some(facts), known) => {
                 self.pods_by_key.entry(facts.key.clone()).or_default().insert(uid.clone());
+                if facts.local.is_some() {
+                    let attached = self.attached.entry(facts.key.namespace.clone());
+                    attached.or_default().insert(uid.clone());
+                }
                 match known {
                     Some(pod) => pod.facts = facts,
                     None => drop(self.pods.insert(uid.clone(), Pod::new(facts))),
@@ -354,7 +376,7 @@ impl PolicyCompiler {
         if facts.local.is_some() && facts.known {
             let keys = self.policy_index.candidates(&facts.key.namespace, &facts.labels);
             let selecting = || {
-                let policies = keys.iter().filter_map(|key| self.policies.get(key));
+                let policies = keys.iter().filter_map(|key| self.policies.get(key).map(|p| &**p));
                 policies.filter(|policy| policy.selects.pods.matches(&facts.labels))
             };
             let spec = |direction| GroupSpec::of(direction, selecting(), &facts.ports);
@@ -403,17 +425,17 @@ impl PolicyCompiler {
     fn compile(&mut self, spec: &Arc<GroupSpec>, dirty: &mut Dirty) {
         let Some(mut state) = self.groups.remove(spec) else { return };
         let used = !state.users.is_empty();
-        let policies: Vec<Policy> = if used {
+        let policies: Vec<Arc<Policy>> = if used {
             spec.policies.iter().filter_map(|key| self.policies.get(key)).cloned().collect()
         } else {
             Vec::new()
         };
-        let wanted = group::wanted(spec.direction, &policies);
+        let wanted = group::wanted(spec.direction, policies.iter().map(|p| &**p));
         for wanted in wanted.difference(&state.wanted) {
             self.acquire(wanted, spec, dirty);
         }
         let (group, told) = if used {
-            group::build(spec, &policies, |selection, name| {
+            group::build(spec, policies.iter().map(|p| &**p), |selection, name| {
                 self.selections.numbers(selection, name)
             })
         } else {

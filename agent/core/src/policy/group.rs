@@ -7,8 +7,8 @@ use super::selector::{Namespaces, PodSelector, Selection};
 use crate::image::{Group, PeerTerm, PortSet, PortTerm};
 use crate::model::{Kind, ObjectKey, Problem, Severity};
 
-/// Distinct port sets that one group can have (`longshore_abi::Mask::BITS`).
-pub const PORT_SETS_MAX: usize = longshore_abi::Mask::BITS;
+/// Distinct port sets that one group can have: bits of a mask of the kernel's rows.
+pub const PORT_SETS_MAX: usize = 256;
 
 /// What decides a group: pods that agree in it share the group.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -5,7 +5,7 @@
 //! its pods still run, in an order nobody promises; until the last interface of the namespace is
 //! gone, they hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{ObjectKey, World};
@@ -13,12 +13,24 @@ use crate::model::{ObjectKey, World};
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Policies without an object that still hold.
-    pub retained: BTreeSet<ObjectKey>,
+    pub retained: BTreeMap<ObjectKey, Hold>,
     /// Namespaces that have an object, and those among them that were seen being deleted.
     seen: BTreeSet<Arc<str>>,
     deleting: BTreeSet<Arc<str>>,
-    /// Namespaces that went without that, in this batch of changes.
+    /// Namespaces that went without that, in this batch of changes and before.
     vanished: BTreeSet<Arc<str>>,
+    gone: BTreeSet<Arc<str>>,
+}
+
+/// How long a policy without an object holds; in any case no longer than pods of its namespace
+/// have interfaces here, or until the namespace lives again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Hold {
+    /// Its namespace ends.
+    Namespace,
+    /// Its namespace ended earlier, and some pod there is being deleted. A directory of manifests
+    /// may lose a Namespace and keep the pods, so this holds only while one is.
+    TerminatingPods,
 }
 
 impl Memory {
@@ -38,14 +50,22 @@ impl Memory {
         }
     }
 
-    /// True when the end of the namespace, and not the user's wish, may have removed its policies.
-    pub fn ends(&self, namespace: &str) -> bool {
-        self.deleting.contains(namespace) || self.vanished.contains(namespace)
+    /// How a policy that is gone holds on, if the end of the namespace and not the user's wish may
+    /// have removed it. `terminating`: some pod there that still has an interface is being deleted.
+    pub fn hold(&self, namespace: &str, terminating: bool) -> Option<Hold> {
+        if self.deleting.contains(namespace) || self.vanished.contains(namespace) {
+            Some(Hold::Namespace)
+        } else if self.gone.contains(namespace) && terminating {
+            Some(Hold::TerminatingPods)
+        } else {
+            None
+        }
     }
 
     /// Ends a batch; namespaces that are gone and have no pod here are forgotten.
     pub fn forget(&mut self, in_use: impl Fn(&str) -> bool) {
-        self.vanished.clear();
+        self.gone.append(&mut self.vanished);
+        self.gone.retain(|name| !self.seen.contains(name) && in_use(name));
         self.deleting.retain(|name| self.seen.contains(name) || in_use(name));
     }
 }

@@ -125,6 +125,12 @@ fn selecting<'a>(
         .collect()
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    In,
+    Out,
+}
+
 /// Whether `from` may open to `to`; each side is asked only if `enforced` says so of its pod.
 pub fn allowed(
     world: &World,
@@ -137,13 +143,29 @@ pub fn allowed(
     if from.addr == to.addr {
         return true;
     }
-    let rule = |own: &ObjectKey,
-                peers: Option<&Vec<NetworkPolicyPeer>>,
-                ports: Option<&Vec<NetworkPolicyPort>>,
-                peer: &Party| {
-        peers.is_none_or(|p| {
-            p.is_empty() || p.iter().any(|p| is_peer(world, &own.namespace, p, peer))
-        }) && ports.is_none_or(|p| p.is_empty() || p.iter().any(|p| is_port(p, proto, port, to)))
+    let both = |own: &ObjectKey,
+                way: Way,
+                peer: Option<&NetworkPolicyPeer>,
+                want: Option<&NetworkPolicyPort>| {
+        let other = if way == Way::In { from } else { to };
+        // The API leaves open what a port's name means for an ipBlock of an egress rule; here it
+        // matches nothing (C10).
+        let named = want.is_some_and(|w| matches!(w.port, Some(IntOrString::String(_))));
+        let of_block = peer.is_some_and(|peer| peer.ip_block.is_some());
+        !(named && of_block && way == Way::Out)
+            && peer.is_none_or(|peer| is_peer(world, &own.namespace, peer, other))
+            && want.is_none_or(|want| is_port(want, proto, port, to))
+    };
+    let rule = |own: &ObjectKey, way, peers: Option<&Vec<_>>, ports: Option<&Vec<_>>| {
+        fn items<T>(list: Option<&Vec<T>>) -> Vec<Option<&T>> {
+            match list {
+                None => vec![None],
+                Some(list) if list.is_empty() => vec![None],
+                Some(list) => list.iter().map(Some).collect(),
+            }
+        }
+        let (peers, ports) = (items(peers), items(ports));
+        peers.iter().any(|peer| ports.iter().any(|port| both(own, way, *peer, *port)))
     };
     let mut ok = true;
     if let Some((key, pod)) = from.pod.filter(|(_, pod)| enforced(pod)) {
@@ -151,7 +173,7 @@ pub fn allowed(
         ok &= policies.is_empty()
             || policies.iter().any(|p| {
                 let rules = p.spec.as_ref().unwrap().egress.iter().flatten();
-                rules.into_iter().any(|r| rule(key, r.to.as_ref(), r.ports.as_ref(), to))
+                rules.into_iter().any(|r| rule(key, Way::Out, r.to.as_ref(), r.ports.as_ref()))
             });
     }
     if let Some((key, pod)) = to.pod.filter(|(_, pod)| enforced(pod)) {
@@ -159,7 +181,7 @@ pub fn allowed(
         ok &= policies.is_empty()
             || policies.iter().any(|p| {
                 let rules = p.spec.as_ref().unwrap().ingress.iter().flatten();
-                rules.into_iter().any(|r| rule(key, r.from.as_ref(), r.ports.as_ref(), from))
+                rules.into_iter().any(|r| rule(key, Way::In, r.from.as_ref(), r.ports.as_ref()))
             });
     }
     ok

@@ -285,10 +285,12 @@ status: {phase: Running, podIP: 10.0.9.50}",
     lab.image();
 }
 
+type Edit = fn(&mut Lab);
+
 /// Orders in which a namespace's end may be seen.
 #[test]
 fn f54_the_end_of_a_namespace_does_not_open_its_pods() {
-    let steps: [(&str, fn(&mut Lab)); 4] = [
+    let steps: [(&str, Edit); 4] = [
         ("terminating", |lab| lab.terminate_namespace("x")),
         ("policy", |lab| lab.delete_policy("x/deny")),
         ("pod", |lab| lab.delete_pod("x/a")),
@@ -387,7 +389,7 @@ fn i9_more_port_lists_than_a_mask_has_bits_allow_less_and_say_so() {
     }
     let image = lab.image();
     let group = &image.groups[&image.endpoints[&ip("10.0.0.10")].ingress.unwrap()];
-    assert_eq!(group.rules.len(), 256);
+    assert_eq!(group.rules.len(), longshore_abi::Mask::BITS);
     let problems = lab.problems();
     assert_eq!(problems.len(), 44);
     assert!(problems[0].contains("more than 256"), "{}", problems[0]);

@@ -234,7 +234,7 @@ fn compare_cells(lab: &Lab, image: &Image) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// C1–C10, C19: compiled and walked, the cluster is what the API's text says.
     #[test]
