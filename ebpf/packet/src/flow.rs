@@ -6,11 +6,11 @@
 use longshore_abi::track::{
     FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED,
 };
-use longshore_abi::{DropReason, FlowKey, FlowValue, IPPROTO_TCP};
+use longshore_abi::{Addr, DropReason, FlowKey, FlowValue, IPPROTO_TCP};
 
 use crate::Maps;
 use crate::parse::{Kind, Transport};
-use crate::policy::{End, Service, evaluate};
+use crate::policy::{End, Service};
 
 /// `seen_ns` is written at most this often: a row's cache line is shared by all CPUs.
 const REFRESH_NS: u64 = 1_000_000_000;
@@ -28,21 +28,22 @@ impl Flow<'_> {
     #[inline(always)]
     fn key(&self) -> (FlowKey, bool) {
         let (src, dst, t) = (&self.src.addr, &self.dst.addr, &self.transport);
-        let mut src_first = t.src_port <= t.dst_port;
-        // Least significant word first, so that the most significant difference decides.
-        let mut word = 4;
-        while word > 0 {
-            word -= 1;
-            if src.words[word] != dst.words[word] {
-                src_first = src.words[word] < dst.words[word];
-            }
-        }
+        // In two halves: each branch doubles what the verifier has to walk.
+        let (src_high, src_low) = halves(src);
+        let (dst_high, dst_low) = halves(dst);
+        let src_first = if src_high != dst_high {
+            src_high < dst_high
+        } else if src_low != dst_low {
+            src_low < dst_low
+        } else {
+            t.src_port <= t.dst_port
+        };
         let (a, b, a_port, b_port) = if src_first {
             (*src, *dst, t.src_port, t.dst_port)
         } else {
             (*dst, *src, t.dst_port, t.src_port)
         };
-        (FlowKey { a, b, a_port, b_port, proto: self.proto, reserved: [0; 3] }, src_first)
+        (FlowKey { a, b, a_port, b_port, proto: self.proto, reserved: [0, 0, 0] }, src_first)
     }
 
     #[inline(always)]
@@ -106,14 +107,14 @@ impl Flow<'_> {
     pub fn judge<M: Maps>(&self, maps: &M) -> Result<(), DropReason> {
         let forward = Service { port: self.transport.dst_port, proto: self.proto };
         if matches!(self.transport.kind, Kind::Open | Kind::Notice | Kind::Error) {
-            return evaluate(maps, self.src, self.dst, forward);
+            return maps.evaluate(self.src, self.dst, forward);
         }
         let now = maps.now_ns();
         let (key, src_first) = self.key();
         if self.hit(maps, &key, src_first, now) {
             return Ok(());
         }
-        let allowed = evaluate(maps, self.src, self.dst, forward);
+        let allowed = maps.evaluate(self.src, self.dst, forward);
         match (allowed, self.transport.kind) {
             // An answer that policy allows by itself opens nothing.
             (Ok(()), Kind::Answer) => Ok(()),
@@ -123,7 +124,7 @@ impl Flow<'_> {
             }
             (Err(reason), Kind::Segment | Kind::Close) => {
                 let back = Service { port: self.transport.src_port, proto: self.proto };
-                evaluate(maps, self.dst, self.src, back).map_err(|_| reason)?;
+                maps.evaluate(self.dst, self.src, back).map_err(|_| reason)?;
                 self.insert(maps, &key, src_first, now, false);
                 Ok(())
             }
@@ -143,12 +144,18 @@ impl Flow<'_> {
             return true;
         }
         let forward = Service { port: self.transport.dst_port, proto: self.proto };
-        if evaluate(maps, self.src, self.dst, forward).is_ok() {
+        if maps.evaluate(self.src, self.dst, forward).is_ok() {
             return true;
         }
         let back = Service { port: self.transport.src_port, proto: self.proto };
-        self.proto == IPPROTO_TCP && evaluate(maps, self.dst, self.src, back).is_ok()
+        self.proto == IPPROTO_TCP && maps.evaluate(self.dst, self.src, back).is_ok()
     }
+}
+
+#[inline(always)]
+fn halves(addr: &Addr) -> (u64, u64) {
+    let [a, b, c, d] = addr.words;
+    ((u64::from(a) << 32) | u64::from(b), (u64::from(c) << 32) | u64::from(d))
 }
 
 /// Same stamps, and young enough where the protocol has no own end.

@@ -1,0 +1,14 @@
+//! The eBPF half in the running kernel: the same packet crate as in `cargo test`, but loaded,
+//! pinned, attached and run. Needs root; what cannot run is an error.
+//!
+//! Each test runs in a process of its own, with its own network namespace, mount namespace and
+//! cgroup: see [`lab`].
+
+#[path = "../../ebpf/packet/tests/host/mod.rs"]
+mod host;
+
+mod generate;
+mod lab;
+mod packets;
+mod restart;
+mod sockets;
