@@ -51,19 +51,22 @@ impl Flow<'_> {
         if src_first { (self.src.stamp, self.dst.stamp) } else { (self.dst.stamp, self.src.stamp) }
     }
 
-    /// Whether a row allows this packet; keeps the row young.
+    /// What the flow's row says of this packet; a row that allows it is kept young.
     #[inline(always)]
-    fn hit<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64) -> bool {
+    fn row<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64) -> Row {
         let (stamp_a, stamp_b) = self.stamps(src_first);
         let kind = self.transport.kind;
-        let found = maps.with_flow(key, |flow| {
-            if !is_valid(flow, key.proto, stamp_a, stamp_b, now) {
-                return false;
+        let row = maps.with_flow(key, |flow| {
+            if !is_young(flow, key.proto, now) {
+                return Row::None;
             }
             let opened_by_src = (flow.flags & FLOW_OPENED_BY_A != 0) == src_first;
             // ICMP says itself what is a question: an answer's row does not allow another's.
             if (kind == Kind::Query && !opened_by_src) || (kind == Kind::Answer && opened_by_src) {
-                return false;
+                return Row::None;
+            }
+            if flow.stamp_a != stamp_a || flow.stamp_b != stamp_b {
+                return if opened_by_src { Row::StaleBySrc } else { Row::StaleByDst };
             }
             let mut flags = flow.flags;
             if !opened_by_src {
@@ -78,9 +81,12 @@ impl Flow<'_> {
             if now.saturating_sub(flow.seen_ns) >= REFRESH_NS {
                 flow.seen_ns = now;
             }
-            true
+            Row::Allows
         });
-        found == Some(true)
+        match row {
+            Some(row) => row,
+            None => Row::None,
+        }
     }
 
     #[inline(always)]
@@ -99,37 +105,55 @@ impl Flow<'_> {
         }
     }
 
+    /// Policy of one direction: whether `src` (else `dst`) may open this flow.
+    #[inline(always)]
+    fn may_open<M: Maps>(&self, maps: &M, src_opens: bool) -> Result<(), DropReason> {
+        let t = &self.transport;
+        let (opener, target, port) = if src_opens {
+            (self.src, self.dst, t.dst_port)
+        } else {
+            (self.dst, self.src, t.src_port)
+        };
+        maps.evaluate(opener, target, Service { port, proto: self.proto })
+    }
+
     /// Judges the packet by its flow's row, else by policy.
+    ///
+    /// A row of old stamps still knows who opened: the flow is judged anew in that direction, so a
+    /// policy that forbids it ends it, even where the other end might open one itself (C15). TCP
+    /// without a row passes if either end might have opened it.
     ///
     /// # Errors
     /// The reason of the policy that denies.
     #[inline(always)]
     pub fn judge<M: Maps>(&self, maps: &M) -> Result<(), DropReason> {
-        let forward = Service { port: self.transport.dst_port, proto: self.proto };
-        if matches!(self.transport.kind, Kind::Open | Kind::Notice | Kind::Error) {
-            return maps.evaluate(self.src, self.dst, forward);
+        let kind = self.transport.kind;
+        if matches!(kind, Kind::Open | Kind::Notice | Kind::Error) {
+            return self.may_open(maps, true);
         }
         let now = maps.now_ns();
         let (key, src_first) = self.key();
-        if self.hit(maps, &key, src_first, now) {
-            return Ok(());
+        let is_low = u16::from_be(self.transport.dst_port) <= u16::from_be(self.transport.src_port);
+        let (src_opens, or_other) = match (self.row(maps, &key, src_first, now), kind) {
+            (Row::Allows, _) => return Ok(()),
+            (_, Kind::Accept) => (false, true),
+            (Row::StaleBySrc, _) => (true, false),
+            (Row::StaleByDst, _) => (false, false),
+            // Servers mostly have the lower port.
+            (Row::None, Kind::Segment | Kind::Close) => (is_low, true),
+            (Row::None, _) => (true, false),
+        };
+        let judged = self.may_open(maps, src_opens);
+        let opened_by_src = match judged {
+            Ok(()) => src_opens,
+            Err(_) if or_other && self.may_open(maps, !src_opens).is_ok() => !src_opens,
+            Err(reason) => return Err(reason),
+        };
+        // An answer that policy allows by itself opens nothing.
+        if !(kind == Kind::Answer && opened_by_src) {
+            self.insert(maps, &key, src_first, now, opened_by_src);
         }
-        let allowed = maps.evaluate(self.src, self.dst, forward);
-        match (allowed, self.transport.kind) {
-            // An answer that policy allows by itself opens nothing.
-            (Ok(()), Kind::Answer) => Ok(()),
-            (Ok(()), _) => {
-                self.insert(maps, &key, src_first, now, true);
-                Ok(())
-            }
-            (Err(reason), Kind::Segment | Kind::Close) => {
-                let back = Service { port: self.transport.src_port, proto: self.proto };
-                maps.evaluate(self.dst, self.src, back).map_err(|_| reason)?;
-                self.insert(maps, &key, src_first, now, false);
-                Ok(())
-            }
-            (Err(reason), _) => Err(reason),
-        }
+        Ok(())
     }
 
     /// Whether such a packet would be allowed, without touching its row: for the packet that an
@@ -139,17 +163,25 @@ impl Flow<'_> {
         let (key, src_first) = self.key();
         let (stamp_a, stamp_b) = self.stamps(src_first);
         let now = maps.now_ns();
-        let found = maps.with_flow(&key, |flow| is_valid(flow, key.proto, stamp_a, stamp_b, now));
-        if found == Some(true) {
-            return true;
-        }
-        let forward = Service { port: self.transport.dst_port, proto: self.proto };
-        if maps.evaluate(self.src, self.dst, forward).is_ok() {
-            return true;
-        }
-        let back = Service { port: self.transport.src_port, proto: self.proto };
-        self.proto == IPPROTO_TCP && maps.evaluate(self.dst, self.src, back).is_ok()
+        let found = maps.with_flow(&key, |flow| {
+            is_young(flow, key.proto, now) && flow.stamp_a == stamp_a && flow.stamp_b == stamp_b
+        });
+        found == Some(true)
+            || self.may_open(maps, true).is_ok()
+            || (self.proto == IPPROTO_TCP && self.may_open(maps, false).is_ok())
     }
+}
+
+/// What a flow's row says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    /// Nothing: there is none, or it is too old, or of another question.
+    None,
+    /// Policy allowed the flow and has not changed since.
+    Allows,
+    /// Policy may have changed since.
+    StaleBySrc,
+    StaleByDst,
 }
 
 #[inline(always)]
@@ -158,12 +190,9 @@ fn halves(addr: &Addr) -> (u64, u64) {
     ((u64::from(a) << 32) | u64::from(b), (u64::from(c) << 32) | u64::from(d))
 }
 
-/// Same stamps, and young enough where the protocol has no own end.
+/// Young enough where the protocol has no end of its own.
 #[inline(always)]
-fn is_valid(flow: &FlowValue, proto: u8, stamp_a: u64, stamp_b: u64, now: u64) -> bool {
-    if flow.stamp_a != stamp_a || flow.stamp_b != stamp_b {
-        return false;
-    }
+fn is_young(flow: &FlowValue, proto: u8, now: u64) -> bool {
     let age_max =
         if flow.flags & FLOW_REPLIED != 0 { FLOW_ANY_REPLIED_NS } else { FLOW_ANY_UNREPLIED_NS };
     proto == IPPROTO_TCP || now.saturating_sub(flow.seen_ns) <= age_max

@@ -54,6 +54,8 @@ pub struct Ipv4 {
 pub enum Kind {
     /// TCP SYN without ACK.
     Open,
+    /// TCP SYN with ACK: its receiver opened.
+    Accept,
     /// Any other TCP.
     Segment,
     /// TCP with FIN or RST.
@@ -244,6 +246,8 @@ fn header<P: Packet>(packet: &P, ip: &Ipv4, out: &mut Transport) -> Result<(), D
         };
         out.kind = if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
             Kind::Open
+        } else if flags & TCP_SYN != 0 {
+            Kind::Accept
         } else if flags & (TCP_FIN | TCP_RST) != 0 {
             Kind::Close
         } else {
