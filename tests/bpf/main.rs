@@ -7,6 +7,7 @@
 #[path = "../../ebpf/packet/tests/host/mod.rs"]
 mod host;
 
+#[path = "gen.rs"]
 mod generate;
 mod lab;
 mod packets;

@@ -143,11 +143,14 @@ impl Flow<'_> {
             (Row::None, Kind::Segment | Kind::Close) => (is_low, true),
             (Row::None, _) => (true, false),
         };
-        let judged = self.may_open(maps, src_opens);
-        let opened_by_src = match judged {
+        let opened_by_src = match self.may_open(maps, src_opens) {
             Ok(()) => src_opens,
-            Err(_) if or_other && self.may_open(maps, !src_opens).is_ok() => !src_opens,
-            Err(reason) => return Err(reason),
+            Err(reason) if !or_other => return Err(reason),
+            Err(reason) => match self.may_open(maps, !src_opens) {
+                Ok(()) => !src_opens,
+                // The sender's own direction is what a user asks about.
+                Err(other) => return Err(if src_opens { reason } else { other }),
+            },
         };
         // An answer that policy allows by itself opens nothing.
         if !(kind == Kind::Answer && opened_by_src) {
