@@ -11,5 +11,6 @@ mod host;
 mod generate;
 mod lab;
 mod packets;
+mod pods;
 mod restart;
 mod sockets;
