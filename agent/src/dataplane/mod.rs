@@ -202,7 +202,9 @@ impl Dataplane {
                 remove_layout(&entry.path()).map_err(failed)?;
             }
         }
-        let is_empty = fs::read_dir(bpffs_dir).map_err(failed)?.next().is_none();
+        // The kernel puts files of its own into each bpffs; a directory is somebody else's.
+        let mut rest = fs::read_dir(bpffs_dir).map_err(failed)?;
+        let is_empty = !rest.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()));
         // The system's own bpffs is not ours to unmount.
         if is_empty && bpffs_dir != Path::new("/sys/fs/bpf") {
             mount::unmount(bpffs_dir, true)

@@ -102,8 +102,12 @@ impl Tables {
     /// # Errors
     /// The kernel's.
     pub fn rows(&self) -> Result<KernelRows, DataplaneError> {
-        let mut backends = all(&self.backends, names::BACKENDS)?;
-        backends.retain(|_, backend| backend.generation != 0);
+        let slots = self
+            .backends
+            .rows()
+            .map_err(|source| DataplaneError::Rows { name: names::BACKENDS, source })?;
+        // Most of the slab is free: sorted out before it becomes a tree.
+        let backends = slots.into_iter().filter(|(_, slot)| slot.generation != 0).collect();
         Ok(KernelRows {
             services: all(&self.services, names::SERVICES)?,
             backends,

@@ -6,11 +6,11 @@
 use longshore_abi::track::{
     FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED,
 };
-use longshore_abi::{DropReason, FlowKey, FlowValue, IPPROTO_TCP};
+use longshore_abi::{Addr, DropReason, FlowKey, FlowValue, IPPROTO_TCP};
 
 use crate::Maps;
 use crate::parse::{Kind, Transport};
-use crate::policy::{End, Service, evaluate};
+use crate::policy::{End, Service};
 
 /// `seen_ns` is written at most this often: a row's cache line is shared by all CPUs.
 const REFRESH_NS: u64 = 1_000_000_000;
@@ -28,21 +28,22 @@ impl Flow<'_> {
     #[inline(always)]
     fn key(&self) -> (FlowKey, bool) {
         let (src, dst, t) = (&self.src.addr, &self.dst.addr, &self.transport);
-        let mut src_first = t.src_port <= t.dst_port;
-        // Least significant word first, so that the most significant difference decides.
-        let mut word = 4;
-        while word > 0 {
-            word -= 1;
-            if src.words[word] != dst.words[word] {
-                src_first = src.words[word] < dst.words[word];
-            }
-        }
+        // In two halves: each branch doubles what the verifier has to walk.
+        let (src_high, src_low) = halves(src);
+        let (dst_high, dst_low) = halves(dst);
+        let src_first = if src_high != dst_high {
+            src_high < dst_high
+        } else if src_low != dst_low {
+            src_low < dst_low
+        } else {
+            t.src_port <= t.dst_port
+        };
         let (a, b, a_port, b_port) = if src_first {
             (*src, *dst, t.src_port, t.dst_port)
         } else {
             (*dst, *src, t.dst_port, t.src_port)
         };
-        (FlowKey { a, b, a_port, b_port, proto: self.proto, reserved: [0; 3] }, src_first)
+        (FlowKey { a, b, a_port, b_port, proto: self.proto, reserved: [0, 0, 0] }, src_first)
     }
 
     #[inline(always)]
@@ -50,19 +51,22 @@ impl Flow<'_> {
         if src_first { (self.src.stamp, self.dst.stamp) } else { (self.dst.stamp, self.src.stamp) }
     }
 
-    /// Whether a row allows this packet; keeps the row young.
+    /// What the flow's row says of this packet; a row that allows it is kept young.
     #[inline(always)]
-    fn hit<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64) -> bool {
+    fn row<M: Maps>(&self, maps: &M, key: &FlowKey, src_first: bool, now: u64) -> Row {
         let (stamp_a, stamp_b) = self.stamps(src_first);
         let kind = self.transport.kind;
-        let found = maps.with_flow(key, |flow| {
-            if !is_valid(flow, key.proto, stamp_a, stamp_b, now) {
-                return false;
+        let row = maps.with_flow(key, |flow| {
+            if !is_young(flow, key.proto, now) {
+                return Row::None;
             }
             let opened_by_src = (flow.flags & FLOW_OPENED_BY_A != 0) == src_first;
             // ICMP says itself what is a question: an answer's row does not allow another's.
             if (kind == Kind::Query && !opened_by_src) || (kind == Kind::Answer && opened_by_src) {
-                return false;
+                return Row::None;
+            }
+            if flow.stamp_a != stamp_a || flow.stamp_b != stamp_b {
+                return if opened_by_src { Row::StaleBySrc } else { Row::StaleByDst };
             }
             let mut flags = flow.flags;
             if !opened_by_src {
@@ -77,9 +81,12 @@ impl Flow<'_> {
             if now.saturating_sub(flow.seen_ns) >= REFRESH_NS {
                 flow.seen_ns = now;
             }
-            true
+            Row::Allows
         });
-        found == Some(true)
+        match row {
+            Some(row) => row,
+            None => Row::None,
+        }
     }
 
     #[inline(always)]
@@ -98,37 +105,58 @@ impl Flow<'_> {
         }
     }
 
+    /// Policy of one direction: whether `src` (else `dst`) may open this flow.
+    #[inline(always)]
+    fn may_open<M: Maps>(&self, maps: &M, src_opens: bool) -> Result<(), DropReason> {
+        let t = &self.transport;
+        let (opener, target, port) = if src_opens {
+            (self.src, self.dst, t.dst_port)
+        } else {
+            (self.dst, self.src, t.src_port)
+        };
+        maps.evaluate(opener, target, Service { port, proto: self.proto })
+    }
+
     /// Judges the packet by its flow's row, else by policy.
+    ///
+    /// A row of old stamps still knows who opened: the flow is judged anew in that direction, so a
+    /// policy that forbids it ends it, even where the other end might open one itself (C15). TCP
+    /// without a row passes if either end might have opened it.
     ///
     /// # Errors
     /// The reason of the policy that denies.
     #[inline(always)]
     pub fn judge<M: Maps>(&self, maps: &M) -> Result<(), DropReason> {
-        let forward = Service { port: self.transport.dst_port, proto: self.proto };
-        if matches!(self.transport.kind, Kind::Open | Kind::Notice | Kind::Error) {
-            return evaluate(maps, self.src, self.dst, forward);
+        let kind = self.transport.kind;
+        if matches!(kind, Kind::Open | Kind::Notice | Kind::Error) {
+            return self.may_open(maps, true);
         }
         let now = maps.now_ns();
         let (key, src_first) = self.key();
-        if self.hit(maps, &key, src_first, now) {
-            return Ok(());
+        let is_low = u16::from_be(self.transport.dst_port) <= u16::from_be(self.transport.src_port);
+        let (src_opens, or_other) = match (self.row(maps, &key, src_first, now), kind) {
+            (Row::Allows, _) => return Ok(()),
+            (_, Kind::Accept) => (false, true),
+            (Row::StaleBySrc, _) => (true, false),
+            (Row::StaleByDst, _) => (false, false),
+            // Servers mostly have the lower port.
+            (Row::None, Kind::Segment | Kind::Close) => (is_low, true),
+            (Row::None, _) => (true, false),
+        };
+        let opened_by_src = match self.may_open(maps, src_opens) {
+            Ok(()) => src_opens,
+            Err(reason) if !or_other => return Err(reason),
+            Err(reason) => match self.may_open(maps, !src_opens) {
+                Ok(()) => !src_opens,
+                // The sender's own direction is what a user asks about.
+                Err(other) => return Err(if src_opens { reason } else { other }),
+            },
+        };
+        // An answer that policy allows by itself opens nothing.
+        if !(kind == Kind::Answer && opened_by_src) {
+            self.insert(maps, &key, src_first, now, opened_by_src);
         }
-        let allowed = evaluate(maps, self.src, self.dst, forward);
-        match (allowed, self.transport.kind) {
-            // An answer that policy allows by itself opens nothing.
-            (Ok(()), Kind::Answer) => Ok(()),
-            (Ok(()), _) => {
-                self.insert(maps, &key, src_first, now, true);
-                Ok(())
-            }
-            (Err(reason), Kind::Segment | Kind::Close) => {
-                let back = Service { port: self.transport.src_port, proto: self.proto };
-                evaluate(maps, self.dst, self.src, back).map_err(|_| reason)?;
-                self.insert(maps, &key, src_first, now, false);
-                Ok(())
-            }
-            (Err(reason), _) => Err(reason),
-        }
+        Ok(())
     }
 
     /// Whether such a packet would be allowed, without touching its row: for the packet that an
@@ -138,25 +166,36 @@ impl Flow<'_> {
         let (key, src_first) = self.key();
         let (stamp_a, stamp_b) = self.stamps(src_first);
         let now = maps.now_ns();
-        let found = maps.with_flow(&key, |flow| is_valid(flow, key.proto, stamp_a, stamp_b, now));
-        if found == Some(true) {
-            return true;
-        }
-        let forward = Service { port: self.transport.dst_port, proto: self.proto };
-        if evaluate(maps, self.src, self.dst, forward).is_ok() {
-            return true;
-        }
-        let back = Service { port: self.transport.src_port, proto: self.proto };
-        self.proto == IPPROTO_TCP && evaluate(maps, self.dst, self.src, back).is_ok()
+        let found = maps.with_flow(&key, |flow| {
+            is_young(flow, key.proto, now) && flow.stamp_a == stamp_a && flow.stamp_b == stamp_b
+        });
+        found == Some(true)
+            || self.may_open(maps, true).is_ok()
+            || (self.proto == IPPROTO_TCP && self.may_open(maps, false).is_ok())
     }
 }
 
-/// Same stamps, and young enough where the protocol has no own end.
+/// What a flow's row says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    /// Nothing: there is none, or it is too old, or of another question.
+    None,
+    /// Policy allowed the flow and has not changed since.
+    Allows,
+    /// Policy may have changed since.
+    StaleBySrc,
+    StaleByDst,
+}
+
 #[inline(always)]
-fn is_valid(flow: &FlowValue, proto: u8, stamp_a: u64, stamp_b: u64, now: u64) -> bool {
-    if flow.stamp_a != stamp_a || flow.stamp_b != stamp_b {
-        return false;
-    }
+fn halves(addr: &Addr) -> (u64, u64) {
+    let [a, b, c, d] = addr.words;
+    ((u64::from(a) << 32) | u64::from(b), (u64::from(c) << 32) | u64::from(d))
+}
+
+/// Young enough where the protocol has no end of its own.
+#[inline(always)]
+fn is_young(flow: &FlowValue, proto: u8, now: u64) -> bool {
     let age_max =
         if flow.flags & FLOW_REPLIED != 0 { FLOW_ANY_REPLIED_NS } else { FLOW_ANY_UNREPLIED_NS };
     proto == IPPROTO_TCP || now.saturating_sub(flow.seen_ns) <= age_max

@@ -21,8 +21,10 @@ use longshore_abi::{
 pub trait Packet {
     /// Bytes of the whole frame.
     fn frame_len(&self) -> u32;
-    /// `N` bytes at `offset` of the frame; `None` when they are not all there.
+    /// `N` bytes at `offset` of the frame, a constant; `None` when they are not all there.
     fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// The same for an offset that the packet itself gives.
+    fn bytes_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// A VLAN tag that the NIC or veth carries beside the frame.
     fn has_vlan_tag(&self) -> bool;
     /// Interface of the hook.
@@ -31,10 +33,10 @@ pub trait Packet {
     fn ingress_ifindex(&self) -> u32;
 }
 
-/// The maps of `longshore-abi` that packets need. Rows by value: an element can be recycled under
-/// a reader, so what is needed is read once, right after the lookup.
+/// The maps of `longshore-abi` that packets need. An element can be recycled under a reader: what
+/// is needed of a row is read once, right after the lookup.
 pub trait Maps {
-    fn endpoint(&self, addr: &Addr) -> Option<Endpoint>;
+    fn endpoint(&self, addr: &Addr) -> Option<&Endpoint>;
     /// Class of the longest prefix.
     fn cidr_class(&self, key: &CidrKey) -> Option<u64>;
     fn group(&self, group: u64) -> Option<&GroupHeader>;
@@ -52,6 +54,18 @@ pub trait Maps {
     fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// CLOCK_MONOTONIC (coarse) in ns.
     fn now_ns(&self) -> u64;
+
+    /// [`policy::evaluate`]; programs put a function boundary here that the verifier respects.
+    ///
+    /// # Errors
+    /// The reason of the policy that denies.
+    #[inline(always)]
+    fn evaluate(&self, src: &End, dst: &End, service: Service) -> Result<(), DropReason>
+    where
+        Self: Sized,
+    {
+        policy::evaluate(self, src, dst, service)
+    }
 }
 
 /// What holds for the whole node; set at load.
@@ -83,4 +97,5 @@ pub enum Verdict {
 }
 
 pub use pod::{pod_in, pod_out};
+pub use policy::{End, Service};
 pub use socket::{ServiceMaps, SocketAddress, SocketVerdict};

@@ -30,7 +30,7 @@ const TCP_ACK: u8 = 0x10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Network {
     Arp,
-    Ipv4(Ipv4),
+    Ipv4,
 }
 
 /// An IPv4 header whose lengths were checked against the frame.
@@ -54,6 +54,8 @@ pub struct Ipv4 {
 pub enum Kind {
     /// TCP SYN without ACK.
     Open,
+    /// TCP SYN with ACK: its receiver opened.
+    Accept,
     /// Any other TCP.
     Segment,
     /// TCP with FIN or RST.
@@ -78,12 +80,35 @@ pub struct Transport {
     pub kind: Kind,
 }
 
-/// Reads as far as the network header.
+impl Transport {
+    /// Of a protocol without ports.
+    pub const NONE: Self = Self { src_port: 0, dst_port: 0, kind: Kind::Datagram };
+}
+
+impl Ipv4 {
+    /// Nothing read yet.
+    pub const NONE: Self = Self {
+        src: 0,
+        dst: 0,
+        proto: 0,
+        id: 0,
+        fragment_offset: 0,
+        more_fragments: false,
+        transport: 0,
+        transport_len: 0,
+    };
+}
+
+/// Reads as far as the network header, into `out` if it is IPv4.
+///
+/// `out` is initialised: of a `Result` with a payload LLVM copies undefined registers on the error
+/// path, which the verifier refuses.
 ///
 /// # Errors
 /// [`DropReason::NotIp`], [`DropReason::Ipv6`], [`DropReason::Malformed`].
-#[inline(always)]
-pub fn network<P: Packet>(packet: &P) -> Result<Network, DropReason> {
+// A function of its own: its buffers are gone before the deep calls.
+#[inline(never)]
+pub fn network<P: Packet>(packet: &P, out: &mut Ipv4) -> Result<Network, DropReason> {
     if packet.has_vlan_tag() {
         return Err(DropReason::NotIp);
     }
@@ -91,7 +116,7 @@ pub fn network<P: Packet>(packet: &P) -> Result<Network, DropReason> {
         return Err(DropReason::Malformed);
     };
     match u16::from_be_bytes(ethertype) {
-        ETHERTYPE_IPV4 => Ok(Network::Ipv4(ipv4(packet)?)),
+        ETHERTYPE_IPV4 => ipv4(packet, out),
         ETHERTYPE_ARP => Ok(Network::Arp),
         ETHERTYPE_IPV6 => Err(DropReason::Ipv6),
         _ => Err(DropReason::NotIp),
@@ -99,7 +124,7 @@ pub fn network<P: Packet>(packet: &P) -> Result<Network, DropReason> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P) -> Result<Ipv4, DropReason> {
+fn ipv4<P: Packet>(packet: &P, out: &mut Ipv4) -> Result<Network, DropReason> {
     let Some(h) = packet.bytes::<20>(ETHERNET_LEN) else {
         return Err(DropReason::Malformed);
     };
@@ -113,23 +138,21 @@ fn ipv4<P: Packet>(packet: &P) -> Result<Ipv4, DropReason> {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be_bytes([h[6], h[7]]);
-    let ip = Ipv4 {
-        src: u32::from_ne_bytes([h[12], h[13], h[14], h[15]]),
-        dst: u32::from_ne_bytes([h[16], h[17], h[18], h[19]]),
-        proto: h[9],
-        id: u16::from_be_bytes([h[4], h[5]]),
-        fragment_offset: fragment & FRAGMENT_OFFSET,
-        more_fragments: fragment & FRAGMENT_MORE != 0,
-        transport: ETHERNET_LEN + header_len,
-        transport_len: total_len - header_len,
-    };
+    out.src = u32::from_ne_bytes([h[12], h[13], h[14], h[15]]);
+    out.dst = u32::from_ne_bytes([h[16], h[17], h[18], h[19]]);
+    out.proto = h[9];
+    out.id = u16::from_be_bytes([h[4], h[5]]);
+    out.fragment_offset = fragment & FRAGMENT_OFFSET;
+    out.more_fragments = fragment & FRAGMENT_MORE != 0;
+    out.transport = ETHERNET_LEN + header_len;
+    out.transport_len = total_len - header_len;
     // A first fragment that does not hold the header (RFC 1858) and a second one that would
     // overwrite TCP's flags (RFC 3128) are made to deceive filters.
-    let truncated = ip.fragment_offset == 0 && ip.transport_len < header_min(ip.proto);
-    if truncated || (ip.proto == IPPROTO_TCP && ip.fragment_offset == 1) {
+    let truncated = out.fragment_offset == 0 && out.transport_len < header_min(out.proto);
+    if truncated || (out.proto == IPPROTO_TCP && out.fragment_offset == 1) {
         return Err(DropReason::Malformed);
     }
-    Ok(ip)
+    Ok(Network::Ipv4)
 }
 
 /// Bytes that a transport header has at least; 0 where we read none.
@@ -155,7 +178,9 @@ pub const fn is_multicast(raw: u32) -> bool {
     u32::from_be(raw) >> 28 == 0xe || raw == u32::MAX
 }
 
-/// The transport header; of a later fragment: what its first fragment left in the map.
+/// Reads the transport header; of a later fragment: what its first fragment left in the map.
+///
+/// Into `out`, as in [`network`].
 ///
 /// # Errors
 /// [`DropReason::Fragment`]: the first fragment was not seen; [`DropReason::Malformed`].
@@ -164,31 +189,32 @@ pub fn transport<P: Packet, M: Maps>(
     packet: &P,
     maps: &M,
     ip: &Ipv4,
-) -> Result<Transport, DropReason> {
+    out: &mut Transport,
+) -> Result<(), DropReason> {
     if header_min(ip.proto) == 0 {
-        return Ok(Transport { src_port: 0, dst_port: 0, kind: Kind::Datagram });
+        return Ok(());
     }
     let fragmented = ip.fragment_offset != 0 || ip.more_fragments;
     if !fragmented {
-        return header(packet, ip);
+        return header(packet, ip, out);
     }
     let key = FragmentKey {
         src: Addr::v4_raw(ip.src),
         dst: Addr::v4_raw(ip.dst),
         id: u32::from(ip.id),
         proto: ip.proto,
-        reserved: [0; 3],
+        reserved: [0, 0, 0],
     };
     if ip.fragment_offset == 0 {
-        let first = header(packet, ip)?;
+        header(packet, ip, out)?;
         let value = FragmentValue {
-            src_port: first.src_port,
-            dst_port: first.dst_port,
-            reserved: first.kind as u32,
+            src_port: out.src_port,
+            dst_port: out.dst_port,
+            reserved: out.kind as u32,
             seen_ns: maps.now_ns(),
         };
         maps.insert_fragment(&key, &value);
-        return Ok(first);
+        return Ok(());
     }
     let Some(first) = maps.fragment(&key) else {
         return Err(DropReason::Fragment);
@@ -196,35 +222,39 @@ pub fn transport<P: Packet, M: Maps>(
     if maps.now_ns().saturating_sub(first.seen_ns) > FRAGMENT_NS {
         return Err(DropReason::Fragment);
     }
-    let kind = match ip.proto {
+    out.src_port = first.src_port;
+    out.dst_port = first.dst_port;
+    out.kind = match ip.proto {
         IPPROTO_TCP => Kind::Segment,
         IPPROTO_ICMP if first.reserved == Kind::Query as u32 => Kind::Query,
         IPPROTO_ICMP if first.reserved == Kind::Answer as u32 => Kind::Answer,
         IPPROTO_ICMP => Kind::Notice,
         _ => Kind::Datagram,
     };
-    Ok(Transport { src_port: first.src_port, dst_port: first.dst_port, kind })
+    Ok(())
 }
 
 #[inline(always)]
-fn header<P: Packet>(packet: &P, ip: &Ipv4) -> Result<Transport, DropReason> {
-    let Some(h) = packet.bytes::<8>(ip.transport) else {
+fn header<P: Packet>(packet: &P, ip: &Ipv4, out: &mut Transport) -> Result<(), DropReason> {
+    let Some(h) = packet.bytes_at::<8>(ip.transport) else {
         return Err(DropReason::Malformed);
     };
-    let mut transport = quoted(ip.proto, h);
+    *out = quoted(ip.proto, h);
     if ip.proto == IPPROTO_TCP {
-        let Some([flags]) = packet.bytes::<1>(ip.transport + 13) else {
+        let Some([_, flags]) = packet.bytes_at::<2>(ip.transport + 12) else {
             return Err(DropReason::Malformed);
         };
-        transport.kind = if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
+        out.kind = if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
             Kind::Open
+        } else if flags & TCP_SYN != 0 {
+            Kind::Accept
         } else if flags & (TCP_FIN | TCP_RST) != 0 {
             Kind::Close
         } else {
             Kind::Segment
         };
     }
-    Ok(transport)
+    Ok(())
 }
 
 /// What the first 8 bytes of a transport header tell; all that an ICMP error must quote.
@@ -238,7 +268,7 @@ pub fn quoted(proto: u8, h: [u8; 8]) -> Transport {
         };
     }
     if proto != IPPROTO_ICMP {
-        return Transport { src_port: 0, dst_port: 0, kind: Kind::Datagram };
+        return Transport::NONE;
     }
     let kind = match h[0] {
         8 | 13 => Kind::Query,

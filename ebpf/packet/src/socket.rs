@@ -55,7 +55,7 @@ pub fn connect<A: SocketAddress, M: ServiceMaps>(address: &mut A, maps: &M) -> S
             && state.generation != 0
             && !is_backend(&state, address)
         {
-            maps.set_socket(&SocketState::default());
+            maps.set_socket(&SocketState { generation: 0, ..state });
         }
         return SocketVerdict::Pass;
     };

@@ -15,7 +15,7 @@ use longshore_abi::{
     GroupHeader, IPPROTO_TCP, Mask, PeerKey, PortKey, RangeKey, ServiceKey, ServiceValue,
     SocketState,
 };
-use longshore_packet::Maps;
+use longshore_packet::{End, Maps, Service};
 
 /// What follows `prefix_len` in a [`RangeKey`].
 type RangeData = [u8; 12];
@@ -71,14 +71,15 @@ fn get<K, V, const N: usize>(map: &'static HashMap<K, V, N>, key: &K) -> Option<
 
 impl Maps for KernelMaps {
     #[inline(always)]
-    fn endpoint(&self, addr: &Addr) -> Option<Endpoint> {
-        get(&ENDPOINTS, addr).copied()
+    fn endpoint(&self, addr: &Addr) -> Option<&Endpoint> {
+        get(&ENDPOINTS, addr)
     }
 
     #[inline(always)]
     fn cidr_class(&self, key: &CidrKey) -> Option<u64> {
-        let key = Key::new(key.prefix_len, key.addr.octets());
-        CIDRS.get(&key).copied()
+        // SAFETY: a `CidrKey` is a prefix length and 16 bytes, as this `Key` is, without padding.
+        let key = unsafe { &*core::ptr::from_ref(key).cast::<Key<CidrData>>() };
+        CIDRS.get(key).copied()
     }
 
     #[inline(always)]
@@ -98,22 +99,9 @@ impl Maps for KernelMaps {
 
     #[inline(always)]
     fn range(&self, key: &RangeKey) -> Option<Mask> {
-        let g = key.group;
-        let data = [
-            g[0],
-            g[1],
-            g[2],
-            g[3],
-            g[4],
-            g[5],
-            g[6],
-            g[7],
-            key.proto,
-            key.port[0],
-            key.port[1],
-            0,
-        ];
-        let m = RANGES.get(&Key::new(key.prefix_len, data))?;
+        // SAFETY: a `RangeKey` is a prefix length and 12 bytes, as this `Key` is, without padding.
+        let key = unsafe { &*core::ptr::from_ref(key).cast::<Key<RangeData>>() };
+        let m = RANGES.get(key)?;
         let word = |i: usize| {
             let (first, second) = (m[i].to_ne_bytes(), m[i + 1].to_ne_bytes());
             u64::from_ne_bytes([
@@ -160,5 +148,37 @@ impl Maps for KernelMaps {
     fn now_ns(&self) -> u64 {
         // SAFETY: the helper takes nothing and cannot fail.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn evaluate(&self, src: &End, dst: &End, service: Service) -> Result<(), DropReason> {
+        let packed = u32::from(service.port) << 8 | u32::from(service.proto);
+        match policy(src, dst, packed) {
+            ALLOW => Ok(()),
+            DENY_EGRESS => Err(DropReason::PolicyEgress),
+            _ => Err(DropReason::PolicyIngress),
+        }
+    }
+}
+
+const ALLOW: u32 = 0;
+const DENY_EGRESS: u32 = 1;
+const DENY_INGRESS: u32 = 2;
+
+/// A global function: the verifier walks it once, for any arguments, and not once for each state
+/// of its callers. `service`: port (as in the packet) and protocol.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy(src: *const End, dst: *const End, service: u32) -> u32 {
+    // SAFETY: null, or an `End` of the caller's: the verifier checks that too.
+    let (src, dst) = unsafe { (src.as_ref(), dst.as_ref()) };
+    let (Some(src), Some(dst)) = (src, dst) else {
+        return DENY_INGRESS;
+    };
+    let service = Service { port: (service >> 8) as u16, proto: service as u8 };
+    match longshore_packet::policy::evaluate(&KernelMaps, src, dst, service) {
+        Ok(()) => ALLOW,
+        Err(DropReason::PolicyEgress) => DENY_EGRESS,
+        Err(_) => DENY_INGRESS,
     }
 }

@@ -1,5 +1,7 @@
 //! Classifiers on the host side of a pod's veth.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT};
@@ -38,17 +40,23 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         // Headers are mostly linear: direct access costs no call.
-        let start = self.0.data() + (offset & 0xff) as usize;
-        if offset <= 0xff && start + N <= self.0.data_end() {
+        let start = self.0.data() + offset as usize;
+        if start + N <= self.0.data_end() {
             // SAFETY: the verifier has seen the bounds check; any bytes are a `[u8; N]`.
             return Some(unsafe { (start as *const [u8; N]).read_unaligned() });
         }
-        let mut bytes = [0; N];
+        self.bytes_at(offset)
+    }
+
+    #[inline(always)]
+    fn bytes_at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the buffer is `N` bytes long; the helper checks the offset.
         let ret = unsafe {
             bpf_skb_load_bytes(self.0.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32)
         };
-        (ret == 0).then_some(bytes)
+        // SAFETY: on success the helper has written all of it.
+        if ret == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
     }
 
     #[inline(always)]
