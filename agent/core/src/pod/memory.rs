@@ -150,6 +150,10 @@ impl Memory {
     /// `action` failed; `message` is what the runtime or the kernel said. The actions after it were
     /// not executed.
     pub fn failed(&mut self, action: &Action, message: &str, now: Time) {
+        if let Action::StopContainer { id, .. } = action {
+            // Nothing is under way: it is asked for again as soon as the back-off allows.
+            self.stops.remove(id);
+        }
         let step = step_of(action);
         let last = self.failures.get(&step);
         let failure = Failure {

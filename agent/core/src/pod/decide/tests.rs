@@ -219,6 +219,39 @@ fn a50_always_pulls_once_per_instance() {
 }
 
 #[test]
+fn a52_a_runtime_that_does_not_say_is_asked_again_without_back_off() {
+    let mut case = prepared(APP);
+    for seconds in 0..3 {
+        case.now = case.now.plus_s(seconds);
+        let failed = ImageState::Failed {
+            at: case.now,
+            reason: "ImageInspectError",
+            message: "unavailable".into(),
+        };
+        case.observed.images.insert("x:1".into(), failed);
+        let decision = check(&case, if seconds == 0 { &["(InspectFailed)"] } else { &[] });
+        assert_eq!(waiting(&decision, "app").0, "ImageInspectError");
+        assert_eq!(decision.wake_at, Some(case.now.plus_s(2)));
+        case.memory = decision.memory;
+    }
+}
+
+#[test]
+fn a58_a_stop_that_failed_is_asked_for_again_soon() {
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    let decision = check(&case, &["stop app 30", "(Killing)"]);
+    case.memory = decision.memory;
+    case.memory.done(&decision.actions[0], case.now);
+    case.memory.failed(&decision.actions[0], "unavailable", case.now);
+    let decision = check(&case, &["(FailedKillPod)"]);
+    case.memory = decision.memory;
+    case.now = case.now.plus_s(1);
+    check(&case, &["stop app 29"]);
+}
+
+#[test]
 fn a52_an_invalid_image_name_is_named() {
     let case = prepared("{containers: [{name: app, image: 'X y'}]}");
     let decision = decide(&case.input());
