@@ -4,11 +4,12 @@
 //! Deliberately absent: anything that a decision could not do without after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::action::{Action, CgroupPlan};
+use super::action::{Action, CgroupPlan, PlannedVolume};
 use super::backoff::{self, Backoff};
 use super::volumes;
-use crate::model::Time;
+use crate::model::{ObservedPod, Time};
 
 /// First and longest wait after a step that failed (a CRI call, a mount).
 const STEP_FIRST_MS: i64 = 1_000;
@@ -35,6 +36,8 @@ pub struct Memory {
     pub(super) stopped_sandboxes: BTreeSet<String>,
     /// Digest of the plan that EnsureVolumes made true.
     pub(super) volumes: Option<String>,
+    /// The volumes of that plan: what a running pod keeps when a ConfigMap goes away.
+    pub(super) volume_content: Option<Arc<BTreeMap<String, PlannedVolume>>>,
     pub(super) cgroup: Option<CgroupPlan>,
     /// Events that were told, by subject: not told again until the text changes.
     pub(super) said: BTreeMap<String, String>,
@@ -81,8 +84,14 @@ impl Memory {
         self.failures.remove(&step_of(action));
         match action {
             Action::EnsureCgroup(plan) => self.cgroup = Some(plan.clone()),
-            Action::EnsureVolumes(plan) => self.volumes = Some(volumes::digest(plan)),
-            Action::RemoveVolumes { .. } => self.volumes = None,
+            Action::EnsureVolumes(plan) => {
+                self.volumes = Some(volumes::digest(plan));
+                self.volume_content = Some(Arc::new(plan.volumes.clone()));
+            }
+            Action::RemoveVolumes { .. } => {
+                self.volumes = None;
+                self.volume_content = None;
+            }
             Action::RemoveCgroup(_) => self.cgroup = None,
             Action::PullImage { image, container } => {
                 self.pulls.insert(container.clone(), (image.clone(), now));
@@ -120,9 +129,31 @@ impl Memory {
         }
     }
 
+    /// What is gone from the runtime needs no memory.
+    pub(super) fn forget_gone(&mut self, observed: &ObservedPod) {
+        let mut ids: BTreeSet<&str> = observed.containers.iter().map(|c| c.id.as_str()).collect();
+        ids.extend(observed.sandboxes.iter().map(|sandbox| sandbox.id.as_str()));
+        self.stops.retain(|id, _| ids.contains(id.as_str()));
+        self.stopped_sandboxes.retain(|id| ids.contains(id.as_str()));
+        self.said.retain(|subject, _| {
+            subject.strip_prefix("killing/").is_none_or(|id| ids.contains(id))
+        });
+        self.failures.retain(|step, _| match step.split_once('/') {
+            Some(("start" | "stop", id)) => ids.contains(id),
+            Some(("remove", id)) => {
+                ids.contains(id) || matches!(id, "volumes" | "logs") || id.starts_with("cgroup/")
+            }
+            _ => true,
+        });
+    }
+
     /// `action` failed; `message` is what the runtime or the kernel said. The actions after it were
     /// not executed.
     pub fn failed(&mut self, action: &Action, message: &str, now: Time) {
+        if let Action::StopContainer { id, .. } = action {
+            // Nothing is under way: it is asked for again as soon as the back-off allows.
+            self.stops.remove(id);
+        }
         let step = step_of(action);
         let last = self.failures.get(&step);
         let failure = Failure {
