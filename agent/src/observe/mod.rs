@@ -7,6 +7,5 @@ mod pods;
 mod runtime;
 mod termination;
 
-
 pub use pods::{LISTED_POD_LABEL, ListedPod, Observer, SeenPod, Woken};
 pub use runtime::{ReadError, Reader, RuntimeStatus};

@@ -99,8 +99,7 @@ impl Reader {
         &self,
         id: &str,
     ) -> Result<Option<cri::ContainerStatus>, ReadError> {
-        let request =
-            cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let mut client = self.client.clone();
         let answer = found(call("ContainerStatus", client.container_status(request)).await)?;
         Ok(answer.and_then(|answer| answer.status))

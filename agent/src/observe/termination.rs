@@ -52,6 +52,9 @@ fn log_text(roots: &Roots<'_>, path: &Path) -> Option<String> {
 
 fn read_below(root: &Path, path: &Path, max: u64, tail: bool) -> Option<Vec<u8>> {
     let relative = path.strip_prefix(root).ok()?;
+    if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+        return None;
+    }
     let read = Dir::open(root).and_then(|dir| dir.read(relative, max, tail));
     read.inspect_err(|error| tracing::debug!(path = %path.display(), %error, "not read")).ok()
 }
@@ -117,13 +120,16 @@ mod tests {
             };
             let path = (PATH_ANNOTATION.to_owned(), "/dev/termination-log".to_owned());
             let policy = (POLICY_ANNOTATION.to_owned(), "FallbackToLogsOnError".to_owned());
-            message(&roots, &cri::ContainerStatus {
-                annotations: [path, policy].into(),
-                mounts: vec![mount],
-                exit_code: 1,
-                log_path: dir.join("link").display().to_string(),
-                ..Default::default()
-            })
+            message(
+                &roots,
+                &cri::ContainerStatus {
+                    annotations: [path, policy].into(),
+                    mounts: vec![mount],
+                    exit_code: 1,
+                    log_path: dir.join("link").display().to_string(),
+                    ..Default::default()
+                },
+            )
         };
         assert_eq!(read(&dir.join("plain")).len(), 4096);
         for name in ["link", "magic", "fifo", "missing", "../../../secret"] {

@@ -90,8 +90,10 @@ async fn effect(
         }
         Action::RemoveVolumes { pod_dir } => {
             let (pods_dir, pod_dir) = (shared.pods_dir(), pod_dir.clone());
-            blocking(shared, move || volumes::remove(&pods_dir, &pod_dir).map_err(|e| e.to_string()))
-                .await
+            blocking(shared, move || {
+                volumes::remove(&pods_dir, &pod_dir).map_err(|e| e.to_string())
+            })
+            .await
         }
         Action::RemoveLogs { directory } => {
             let (root, directory) = (shared.node.pod_logs_dir.clone(), directory.clone());

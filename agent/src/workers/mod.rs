@@ -7,7 +7,8 @@ pub mod pod;
 pub mod pods;
 pub mod probes;
 pub mod status_file;
-
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -33,8 +33,15 @@ const ROUNDS_MAX: u32 = 100;
 /// What reaches a worker from what it started.
 pub enum Message {
     /// StopContainer ended.
-    Stopped { action: Action, result: Result<(), String> },
-    Verdict { container: String, kind: ProbeKind, verdict: ProbeVerdict },
+    Stopped {
+        action: Action,
+        result: Result<(), String>,
+    },
+    Verdict {
+        container: String,
+        kind: ProbeKind,
+        verdict: ProbeVerdict,
+    },
 }
 
 /// Runs until the pod is finished.
@@ -149,7 +156,13 @@ impl Worker {
             containers: seen.containers,
             cgroup_ready: self.cgroup_ready,
             volumes_ready: self.volumes_ready,
-            network_ready: self.shared.observer.status().borrow().as_ref().is_some_and(|s| s.network_ready),
+            network_ready: self
+                .shared
+                .observer
+                .status()
+                .borrow()
+                .as_ref()
+                .is_some_and(|s| s.network_ready),
             network_programmed: self.shared.programmed.contains(&self.uid),
             probes: self.verdicts.clone(),
             ..ObservedPod::default()
@@ -298,7 +311,11 @@ impl Worker {
             return Round::Again;
         }
         let now = crate::clock::now();
-        let latest = now.plus_ms(if decision.wake_at.is_some() { RESYNC_MS } else { RETRY_MS.max(RESYNC_MS) });
+        let latest = now.plus_ms(if decision.wake_at.is_some() {
+            RESYNC_MS
+        } else {
+            RETRY_MS.max(RESYNC_MS)
+        });
         Round::Sleep(decision.wake_at.unwrap_or(latest).min(latest))
     }
 
@@ -316,7 +333,8 @@ impl Worker {
     /// goes on. A shorter grace than that of the stop under way is told to the runtime again.
     fn stop_beside(&mut self, id: &str, grace_s: i64, action: &Action) -> bool {
         self.memory.done(action, crate::clock::now());
-        if self.stops.get(id).is_some_and(|(grace, task)| *grace <= grace_s && !task.is_finished()) {
+        if self.stops.get(id).is_some_and(|(grace, task)| *grace <= grace_s && !task.is_finished())
+        {
             return false;
         }
         let (shared, key, uid) = (self.shared.clone(), self.key.clone(), self.uid.clone());

@@ -60,13 +60,8 @@ pub async fn run(shared: Arc<Shared>) {
         }
     }
     let (tell_end, ended) = mpsc::unbounded_channel();
-    let mut pods = Pods {
-        shared,
-        workers: BTreeMap::new(),
-        foreign: BTreeSet::new(),
-        ended,
-        tell_end,
-    };
+    let mut pods =
+        Pods { shared, workers: BTreeMap::new(), foreign: BTreeSet::new(), ended, tell_end };
     pods.reconcile_all();
     let mut open = BTreeSet::new();
     let mut network_ready = false;
@@ -199,7 +194,8 @@ impl Pods {
 
     fn wake_where(&self, key: &ObjectKey, names: impl Fn(&References) -> &BTreeSet<String>) {
         for worker in self.workers.values() {
-            if worker.key.namespace == key.namespace && names(&worker.references).contains(&*key.name)
+            if worker.key.namespace == key.namespace
+                && names(&worker.references).contains(&*key.name)
             {
                 worker.wake.notify_one();
             }

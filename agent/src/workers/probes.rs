@@ -239,7 +239,9 @@ impl Prober {
         let kind = format!("{:?}", self.target.kind);
         let (reason, message) = match outcome {
             Outcome::Success => return,
-            Outcome::Warning(message) => ("ProbeWarning", format!("{kind} probe warning: {message}")),
+            Outcome::Warning(message) => {
+                ("ProbeWarning", format!("{kind} probe warning: {message}"))
+            }
             Outcome::Failure(message) => ("Unhealthy", format!("{kind} probe failed: {message}")),
         };
         let container = Some(self.target.container.as_str());
