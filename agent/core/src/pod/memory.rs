@@ -4,8 +4,9 @@
 //! Deliberately absent: anything that a decision could not do without after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::action::{Action, CgroupPlan};
+use super::action::{Action, CgroupPlan, PlannedVolume};
 use super::backoff::{self, Backoff};
 use super::volumes;
 use crate::model::Time;
@@ -35,6 +36,8 @@ pub struct Memory {
     pub(super) stopped_sandboxes: BTreeSet<String>,
     /// Digest of the plan that EnsureVolumes made true.
     pub(super) volumes: Option<String>,
+    /// The volumes of that plan: what a running pod keeps when a ConfigMap goes away.
+    pub(super) volume_content: Option<Arc<BTreeMap<String, PlannedVolume>>>,
     pub(super) cgroup: Option<CgroupPlan>,
     /// Events that were told, by subject: not told again until the text changes.
     pub(super) said: BTreeMap<String, String>,
@@ -81,8 +84,14 @@ impl Memory {
         self.failures.remove(&step_of(action));
         match action {
             Action::EnsureCgroup(plan) => self.cgroup = Some(plan.clone()),
-            Action::EnsureVolumes(plan) => self.volumes = Some(volumes::digest(plan)),
-            Action::RemoveVolumes { .. } => self.volumes = None,
+            Action::EnsureVolumes(plan) => {
+                self.volumes = Some(volumes::digest(plan));
+                self.volume_content = Some(Arc::new(plan.volumes.clone()));
+            }
+            Action::RemoveVolumes { .. } => {
+                self.volumes = None;
+                self.volume_content = None;
+            }
             Action::RemoveCgroup(_) => self.cgroup = None,
             Action::PullImage { image, container } => {
                 self.pulls.insert(container.clone(), (image.clone(), now));

@@ -14,6 +14,7 @@ pub mod action;
 pub mod admit;
 pub mod backoff;
 pub mod cgroup;
+pub mod conditions;
 pub mod decide;
 pub mod dns;
 pub mod env;
@@ -25,10 +26,12 @@ pub mod memory;
 pub mod paths;
 pub mod probe;
 pub mod qos;
+pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod translate;
 pub mod unsupported;
+pub mod view;
 pub mod visit;
 pub mod volumes;
 

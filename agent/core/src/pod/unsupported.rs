@@ -223,6 +223,9 @@ impl Visitor<'_> {
         let policy = container.termination_message_policy.as_deref();
         self.one_of(policy, &messages, &at("terminationMessagePolicy"));
         self.absent(some(&container.restart_policy_rules), &at("restartPolicyRules"));
+        let init = place.starts_with("spec.initContainers");
+        let own_policy = container.restart_policy.as_deref().is_some_and(|p| p != "Always");
+        self.absent(init && own_policy, &at("restartPolicy"));
         self.absent(some(&container.volume_devices), &at("volumeDevices"));
         if let Some(lifecycle) = &container.lifecycle {
             self.absent(lifecycle.post_start.is_some(), &at("lifecycle.postStart"));

@@ -1,23 +1,128 @@
-//! Skeleton: nothing to do.
+//! What to do next for one pod. Level-triggered: every call looks only at its inputs, asks for the
+//! next needed actions, and asks for nothing when nothing is needed (I14).
+//!
+//! The order of a start is A40: cgroup, volumes, sandbox, network in force (C16), init containers
+//! and sidecars in order, app containers. Deliberately absent: lifecycle hooks, ephemeral
+//! containers, resize (held by `unsupported`), image pull secrets.
+
+mod containers;
+mod images;
+mod init;
+mod orphan;
+mod probes;
+mod sandbox;
+mod steps;
+mod termination;
+
+pub use orphan::decide_orphan;
+
 use super::action::Decision;
-use super::{Input, Orphan};
+use super::view::View;
+use super::{Input, admit, paths, status, unsupported};
+use crate::model::Time;
+use steps::Steps;
+
+/// The next actions, the status to publish, and what to remember. The worker publishes (and keeps)
+/// the status first, then executes the actions in order, tells the memory what became of each
+/// ([`super::Memory::done`], [`super::Memory::failed`]), observes, and decides again.
 pub fn decide(input: &Input<'_>) -> Decision {
-    Decision {
-        actions: vec![],
-        status: Default::default(),
-        memory: input.memory.clone(),
-        wake_at: None,
-        why: vec![],
-        probes: vec![],
-    }
+    let view = View::new(input);
+    let mut steps = Steps::new(view);
+    run(&mut steps);
+    steps.finish()
 }
-pub fn decide_orphan(orphan: &Orphan<'_>) -> Decision {
-    Decision {
-        actions: vec![],
-        status: Default::default(),
-        memory: orphan.memory.clone(),
-        wake_at: None,
-        why: vec![],
-        probes: vec![],
+
+fn run(steps: &mut Steps<'_>) {
+    let view = steps.view;
+    let input = view.input;
+    if let Err(error) = paths::check(input.key, input.uid) {
+        // Nothing of such a pod was ever made.
+        if view.deletion_deadline().is_some() {
+            return steps.finish_pod();
+        }
+        return steps.hold("FailedValidation", "metadata", &error);
     }
+    if let Some(deadline) = view.deletion_deadline() {
+        return termination::delete(steps, deadline);
+    }
+    if let Some(why) = over(steps) {
+        return termination::settle(steps, &why);
+    }
+    let problems = unsupported::unsupported(input);
+    if let Some(first) = problems.first() {
+        for problem in &problems {
+            steps.say_problem(problem);
+        }
+        return steps.hold(first.reason, &first.field, &first.message);
+    }
+    start(steps);
 }
+
+/// The pod is over for a reason that holds for good.
+fn over(steps: &mut Steps<'_>) -> Option<String> {
+    let view = steps.view;
+    let input = view.input;
+    if let Some(phase @ ("Succeeded" | "Failed")) =
+        input.previous.and_then(|status| status.phase.as_deref())
+    {
+        return Some(format!("the pod is {phase}"));
+    }
+    // Admission is for pods of which nothing exists yet (A205).
+    let fresh = input.observed.sandboxes.is_empty() && input.observed.containers.is_empty();
+    if fresh
+        && !view.containers().any(|(_, container)| view.ran_before(&container.name))
+        && let Some((reason, message)) = admit::reject(input)
+    {
+        steps.say("admit", true, reason, message.clone(), None);
+        steps.fail(reason, &message);
+        return Some(message);
+    }
+    if let Some(message) = deadline_exceeded(steps) {
+        return Some(message);
+    }
+    if let Some(phase) = status::outcome(&view) {
+        return Some(format!("every container ended: {phase}"));
+    }
+    sandbox::lost_for_good(steps)
+}
+
+/// A63.
+fn deadline_exceeded(steps: &mut Steps<'_>) -> Option<String> {
+    let seconds = steps.view.spec.active_deadline_seconds.filter(|s| *s > 0)?;
+    let input = steps.view.input;
+    let started = input.previous.and_then(|status| status.start_time.as_ref());
+    let started_at = started.map_or(input.now, Time::from_api);
+    let ends_at = started_at.plus_s(seconds.min(1 << 40));
+    if input.now < ends_at {
+        steps.wake(ends_at);
+        return None;
+    }
+    let message = "Pod was active on the node longer than the specified deadline";
+    steps.say("deadline", false, "DeadlineExceeded", message.into(), None);
+    steps.fail("DeadlineExceeded", message);
+    Some(message.into())
+}
+
+/// A40.
+fn start(steps: &mut Steps<'_>) {
+    if !steps.ensure_cgroup() || !steps.ensure_volumes() {
+        return;
+    }
+    let Some(usable) = sandbox::ensure(steps) else { return };
+    if steps.view.initialized() {
+        init::tend_sidecars(steps, usable);
+        containers::tend_apps(steps, usable);
+    } else {
+        init::tend(steps, usable);
+    }
+    steps.flush_creates();
+    containers::prune(steps);
+    sandbox::prune(steps);
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod model_tests;
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
