@@ -29,6 +29,7 @@ pub struct Runtime {
     pub containers: BTreeMap<String, cri::ContainerStatus>,
     pub container_sandbox: BTreeMap<String, String>,
     pub cgroup_parents: BTreeMap<String, String>,
+    pub namespaces: BTreeMap<String, cri::NamespaceOption>,
     pub images: BTreeMap<String, cri::Image>,
     /// Images that a pull finds.
     pub registry: Vec<String>,
@@ -203,8 +204,10 @@ impl RuntimeService for Fake {
             };
             sandbox.set_state(cri::PodSandboxState::SandboxReady);
             r.sandboxes.insert(id.clone(), sandbox);
-            let parent = config.linux.map(|linux| linux.cgroup_parent).unwrap_or_default();
-            r.cgroup_parents.insert(id.clone(), parent);
+            let linux = config.linux.unwrap_or_default();
+            let options = linux.security_context.and_then(|security| security.namespace_options);
+            r.namespaces.insert(id.clone(), options.unwrap_or_default());
+            r.cgroup_parents.insert(id.clone(), linux.cgroup_parent);
             Ok(id)
         })?;
         lost(lose, cri::RunPodSandboxResponse { pod_sandbox_id: id })
@@ -252,9 +255,9 @@ impl RuntimeService for Fake {
     ) -> Result<Response<cri::PodSandboxStatusResponse>, Status> {
         let lose = self.enter("PodSandboxStatus")?;
         let id = request.into_inner().pod_sandbox_id;
-        let (sandbox, parent) = self.with(|r| {
+        let (sandbox, parent, options) = self.with(|r| {
             let parent = r.cgroup_parents.get(&id).cloned().unwrap_or_default();
-            (r.sandboxes.get(&id).cloned(), parent)
+            (r.sandboxes.get(&id).cloned(), parent, r.namespaces.get(&id).cloned())
         });
         let sandbox = sandbox.ok_or_else(|| Status::not_found("no such sandbox"))?;
         let info = serde_json::json!({"config": {"linux": {"cgroup_parent": parent}}});
@@ -266,6 +269,9 @@ impl RuntimeService for Fake {
             created_at: sandbox.created_at,
             labels: sandbox.labels,
             network: Some(network),
+            linux: Some(cri::LinuxPodSandboxStatus {
+                namespaces: Some(cri::Namespace { options }),
+            }),
             ..Default::default()
         };
         let info = [("info".to_owned(), info.to_string())].into();

@@ -1,6 +1,7 @@
 //! Workers, observer and executors against a runtime in memory.
 
 mod fake;
+mod lifecycle;
 mod observing;
 mod probing;
 mod pulling;
@@ -92,6 +93,14 @@ impl Node {
         Self { dir, supervisor, fake, shared, finished, cgroups }
     }
 
+    /// The same machine after the daemon died: nothing is kept but runtime, disk and cgroups.
+    fn restarted(&self) -> Arc<Shared> {
+        let sink = Sink { store: Store::default(), finished: self.finished.clone() };
+        let store = sink.store.clone();
+        let (supervisor, cgroups) = (&self.supervisor, self.cgroups.clone());
+        shared_of(&self.dir, supervisor, &self.fake, store, cgroups, Arc::new(sink))
+    }
+
     /// Waits until `holds`, for at most ten seconds.
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..1000 {
@@ -100,9 +109,11 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let log = self.fake.with(|r| r.log.clone());
+        let log = self.fake.with(|r| r.log[r.log.len().saturating_sub(40)..].to_vec());
         let events = self.shared.recorder.all();
-        panic!("never: {what}\ncalls: {log:?}\nevents: {events:#?}");
+        let events: Vec<_> = events.iter().map(|e| (e.count, &e.reason, &e.message)).collect();
+        let why = self.shared.explanations.why.lock().unwrap().clone();
+        panic!("never: {what}\ncalls: {log:?}\nevents: {events:#?}\nwhy: {why:#?}");
     }
 }
 
