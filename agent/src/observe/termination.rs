@@ -52,6 +52,9 @@ fn log_text(roots: &Roots<'_>, path: &Path) -> Option<String> {
 
 fn read_below(root: &Path, path: &Path, max: u64, tail: bool) -> Option<Vec<u8>> {
     let relative = path.strip_prefix(root).ok()?;
+    if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+        return None;
+    }
     let read = Dir::open(root).and_then(|dir| dir.read(relative, max, tail));
     read.inspect_err(|error| tracing::debug!(path = %path.display(), %error, "not read")).ok()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use longshore_core::model::{ObjectKey, PodUid};
 use longshore_core::pod::action::Action;
+use longshore_core::pod::paths;
 
 use super::Shared;
 use crate::effects::{logs, volumes};
@@ -79,14 +80,10 @@ async fn effect(
         }
         Action::EnsureVolumes(plan) => {
             let (pods_dir, plan) = (shared.pods_dir(), plan.clone());
-            let result = blocking(shared, move || {
+            blocking(shared, move || {
                 volumes::ensure(&pods_dir, &plan).map(drop).map_err(|e| e.to_string())
-            });
-            let result = result.await;
-            if let Err(message) = &result {
-                shared.event(key, uid, None, true, "FailedMount", message.clone());
-            }
-            result
+            })
+            .await
         }
         Action::RemoveVolumes { pod_dir } => {
             let (pods_dir, pod_dir) = (shared.pods_dir(), pod_dir.clone());
@@ -102,8 +99,8 @@ async fn effect(
             })
             .await
         }
-        Action::PullImage { image, container } => {
-            pull(shared, key, uid, image, container);
+        Action::PullImage { image, .. } => {
+            pull(shared, image);
             Ok(())
         }
         Action::RunSandbox { config, runtime_handler } => {
@@ -147,43 +144,36 @@ async fn blocking(
 }
 
 /// Starts the pull beside the worker, unless somebody is on it: its end wakes who waits for it.
-fn pull(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid, image: &str, container: &str) {
+fn pull(shared: &Arc<Shared>, image: &str) {
     if !shared.images.claim(image, crate::clock::now()) {
         return;
     }
-    let (shared, image, container) = (shared.clone(), image.to_owned(), container.to_owned());
-    let (key, uid) = (key.clone(), uid.clone());
+    let (shared, image) = (shared.clone(), image.to_owned());
     let scope = shared.scope.clone();
     scope.detach(format!("pull {image}"), crate::supervise::Policy::Finite, async move {
+        // The decision that sees the outcome tells the event, and after a failure when to retry.
         match shared.images.pull(&image).await {
-            Ok(pulled) => {
-                let message = format!(
-                    "Successfully pulled image {image:?} in {} ({} including waiting). \
-                     Image size: {} bytes.",
-                    seconds(pulled.took_ms),
-                    seconds(pulled.waited_ms),
-                    pulled.bytes
-                );
-                shared.event(&key, &uid, Some(&container), false, "Pulled", message);
-            }
-            // The decision that sees the failure tells the event, with its back-off.
-            Err(error) => tracing::debug!(%image, %error, "pull failed"),
+            Ok(pulled) => tracing::info!(
+                image,
+                took_ms = pulled.took_ms,
+                waited_ms = pulled.waited_ms,
+                bytes = pulled.bytes,
+                "pulled"
+            ),
+            Err(error) => tracing::debug!(image, %error, "pull failed"),
         }
         failpoint::hit("pod.pulled.after");
     });
 }
 
-fn seconds(ms: i64) -> String {
-    if ms < 1000 { format!("{ms}ms") } else { format!("{}.{:03}s", ms / 1000, ms % 1000) }
-}
-
 /// The pod is gone: forget what is stored, then tell the source.
 async fn finish(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid) -> Result<(), String> {
-    let (pods_dir, uid_owned) = (shared.pods_dir(), uid.clone());
-    blocking(shared, move || {
-        volumes::forget(&pods_dir, uid_owned.as_str()).map_err(|e| e.to_string())
-    })
-    .await?;
+    // A UID that cannot be a path never had a directory.
+    if paths::is_path_name(uid.as_str()) {
+        let (pods_dir, uid) = (shared.pods_dir(), uid.clone());
+        let forget = move || volumes::forget(&pods_dir, uid.as_str()).map_err(|e| e.to_string());
+        blocking(shared, forget).await?;
+    }
     shared.sink.finished(key, uid);
     Ok(())
 }

@@ -2,12 +2,13 @@
 //!
 //! Deliberately absent: decisions (core) and how a thing is done (effects).
 
-pub mod dataplane;
 pub mod execute;
 pub mod pod;
 pub mod pods;
 pub mod probes;
 pub mod status_file;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

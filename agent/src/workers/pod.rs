@@ -27,8 +27,9 @@ const RESYNC_MS: i64 = 60_000;
 const UNOBSERVED: Duration = Duration::from_secs(1);
 /// After a failed step that the decision has no time for (A34).
 const RETRY_MS: i64 = 10_000;
-/// Decisions in a row without a pause; more is a mistake that must not take a CPU.
-const ROUNDS_MAX: u32 = 100;
+/// Decisions in a row without a pause; more is a mistake that must not churn the runtime.
+const ROUNDS_MAX: u32 = 30;
+const TOO_MANY_ROUNDS_MS: i64 = 5_000;
 
 /// What reaches a worker from what it started.
 pub enum Message {
@@ -59,8 +60,8 @@ pub async fn run(shared: Arc<Shared>, key: ObjectKey, uid: PodUid, wake: Arc<Not
             }
             Round::Again => {
                 let (key, why) = (&worker.key, worker.shared.explanations.of(&worker.uid));
-                tracing::warn!(%key, ?why, "decisions do not come to rest; pausing for a second");
-                crate::clock::now().plus_ms(1000)
+                tracing::warn!(%key, ?why, "decisions do not come to rest; pausing");
+                crate::clock::now().plus_ms(TOO_MANY_ROUNDS_MS)
             }
             Round::Sleep(until) => until,
         };

@@ -282,7 +282,8 @@ impl Pods {
                 continue;
             }
             let stored = status_file::load(&pods_dir.join(uid.as_str()));
-            let key = stored.map_or_else(|| ObjectKey::new("", ""), |stored| stored.key);
+            // Only its log directory is found by name.
+            let key = stored.map_or_else(|| ObjectKey::new("unknown", "unknown"), |s| s.key);
             tracing::info!(%key, %uid, "left behind by a pod that is gone: removing it");
             self.start(key, uid, References::default());
         }
