@@ -292,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn f65_yaml_means_what_it_means_to_kubectl() {
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\ndata:\n  a: yes\n";
+        let got = messages("c.yaml", text);
+        assert_eq!(got.len(), 1, "{got:?}");
+        assert!(
+            got[0].starts_with("c.yaml:6: ConfigMap default/c: data.a: has the wrong type"),
+            "{got:?}"
+        );
+        assert!(got[0].ends_with("put it in quotes"), "{got:?}");
+        assert!(messages("c.yaml", &text.replace("yes", "\"yes\"")).is_empty());
+    }
+
+    #[test]
     fn f65_lists_are_their_items_with_lines() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: a}\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {name: b}\n  dta: {}\n";
         let parsed = parse("l.yaml", text);

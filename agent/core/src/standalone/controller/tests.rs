@@ -591,3 +591,89 @@ proptest! {
         prop_assert!(read(&order) == read(&[0, 1, 2, 3, 4]));
     }
 }
+
+/// One object of every kind, with most fields that are read.
+const EVERYTHING: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: p, namespace: shop, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 2147483647
+  volumes: [{name: v, configMap: {name: c, items: [{key: k, path: f}]}}, {name: e}]
+  initContainers: [{name: i, image: x}]
+  containers:
+  - name: c
+    image: reg/x:1
+    env: [{name: A, value: "1"}, {name: B, valueFrom: {secretKeyRef: {name: s, key: k}}}]
+    ports: [{name: http, containerPort: 8080}]
+    resources: {limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 0.1}}
+    volumeMounts: [{name: v, mountPath: /v}]
+    readinessProbe: {httpGet: {port: http}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: x}]}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, clusterIP: 10.96.0.7, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow}
+spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 80, endPort: 90}]}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data: {k: v}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s}
+data: {k: aGV5}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+"#;
+
+#[test]
+fn f65_everything_at_once_is_accepted() {
+    let parsed = parse("all.yaml", EVERYTHING);
+    assert_eq!(parsed.problems, []);
+    assert_eq!(parsed.manifests.len(), 7);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever a file says, the process lives, and what is accepted can be run.
+    #[test]
+    fn f65_no_text_stops_the_process(edits in proptest::collection::vec((0usize..2000, 0usize..24), 1..6)) {
+        const WORDS: [&str; 24] = [
+            "", "\n", " ", ":", "[", "{", "-", "null", "~", "-1", "1e308", "9999999999E", "99999999999999999999",
+            "../..", "\u{0}", "\u{202e}", "&a", "*a", "<<: *a", "!!int x", "true", "'", "|", "0x7fffffffffffffff",
+        ];
+        let mut text = EVERYTHING.to_owned();
+        for (at, word) in edits {
+            let at = at % text.len();
+            if let Some(line) = text.get(at..).and_then(|rest| rest.find([' ', '\n', ',', '}'])) {
+                let start = at;
+                let end = (at + line).max(start);
+                if text.is_char_boundary(start) && text.is_char_boundary(end) {
+                    text.replace_range(start..end, WORDS[word]);
+                }
+            }
+        }
+        let mut node = Node::new();
+        node.file("all.yaml", &text).reconcile();
+        node.all_ready();
+        node.now = Time::from_unix_ms(i64::MAX / 4);
+        node.catalog.remove("all.yaml");
+        node.reconcile();
+        prop_assert!(state::from_text(&state::to_text(&node.catalog, &node.state)).is_ok());
+    }
+}

@@ -375,7 +375,7 @@ fn handler(handler: &LifecycleHandler, path: &str, container: &Container, out: &
         http_get(http, path, container, out);
     }
     if let Some(sleep) = &handler.sleep {
-        out.not_negative(format!("{path}.sleep.seconds"), Some(sleep.seconds));
+        out.range(format!("{path}.sleep.seconds"), sleep.seconds, 0, i32::MAX.into());
     }
 }
 

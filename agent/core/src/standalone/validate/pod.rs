@@ -24,7 +24,10 @@ pub(super) fn pod_spec(spec: &PodSpec, path: &str, out: &mut Findings) {
         spec.dns_policy.as_deref(),
         &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
     );
-    out.not_negative(at("terminationGracePeriodSeconds"), spec.termination_grace_period_seconds);
+    // The API has no upper bound, and its arithmetic overflows; 68 years are one.
+    if let Some(grace) = spec.termination_grace_period_seconds {
+        out.range(at("terminationGracePeriodSeconds"), grace, 0, i32::MAX.into());
+    }
     if let Some(deadline) = spec.active_deadline_seconds {
         out.range(at("activeDeadlineSeconds"), deadline, 1, i32::MAX.into());
     }

@@ -71,7 +71,7 @@ fn f65_pods_with_impossible_values_are_refused() {
     );
     check(
         pod(json!({"terminationGracePeriodSeconds": -1})),
-        &[("spec.terminationGracePeriodSeconds", "negative")],
+        &[("spec.terminationGracePeriodSeconds", "between")],
     );
     check(
         pod(json!({"dnsPolicy": "None"})),
