@@ -51,9 +51,9 @@ impl Netns {
         Run::new("ip").args(["netns", "delete", &self.name]).check().map(drop)
     }
 
-    /// `ip -n NAME …`
+    /// `ip …` inside it. Not `ip -n`, which remounts /sys and wants `/` to be a mount point.
     pub fn ip(&self, words: &str) -> Result<String> {
-        Run::new("ip").args(["-n", &self.name]).words(words).check()
+        self.run("ip").words(words).check()
     }
 
     /// A program inside it, still in this machine's mount and cgroup namespaces.

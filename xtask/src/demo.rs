@@ -30,10 +30,18 @@ pub fn run(keep: bool) -> Result<bool> {
         lab.runtime.version
     );
     let mut node = Node::new(&lab, "demo")?;
+    println!("$NODE is {}", node.dir().display());
+    println!(
+        "longshore runs inside the network namespace {0}: nsenter --net=/run/netns/{0} longshore …",
+        node.name()
+    );
     let mut demo = Demo::default();
     if let Err(error) = demo.all(&mut node, keep) {
-        println!("\nerror: {error:#}\n{}", node.report());
+        println!("\nerror: {error:#}");
         demo.failed += 1;
+    }
+    if demo.failed > 0 {
+        println!("\n{}", node.report());
     }
     if keep {
         node.keep();
@@ -218,7 +226,7 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("   {line}\n")).collect()
 }
 
-/// Long paths that say nothing become `$NODE`; entering the namespace is said once, in the README.
+/// Long paths that say nothing become `$NODE`; entering the namespace was said at the start.
 fn shorten(node: &Node, line: &str) -> String {
     let line = line.replace(&node.dir().display().to_string(), "$NODE");
     let line = line.replace(&format!("nsenter --net=/run/netns/{} ", node.name()), "");

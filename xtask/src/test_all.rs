@@ -68,24 +68,41 @@ fn deny() -> Result<()> {
 
 /// What a newcomer does on a fresh machine of that release.
 fn newcomer(codename: &str) -> Result<Count> {
-    setup::packages::ensure(&setup::packages::CHROOT_TOOLS)?;
+    setup::packages::ensure(&setup::packages::FRESH_TOOLS)?;
     let dir = paths::cache()?.join(format!("newcomer-{codename}"));
-    let chroot = Chroot::make(&dir, codename)?;
-    chroot.bring_rustup()?;
-    chroot.clone_repository()?;
+    let fresh = Fresh::make(&dir, codename)?;
+    fresh.bring_rustup()?;
+    fresh.clone_repository()?;
     for target in ["demo", "test"] {
         println!("--- {codename}: make {target}");
-        sh::run(chroot.make_target(target))?;
+        sh::run(fresh.make_target(target))?;
     }
     Ok(Count { passed: 2, failed: 0 })
 }
 
-/// A root file system with the kernel's file systems mounted. Unmounted and removed on drop.
-struct Chroot {
+/// Makes a directory `/`, with the kernel's file systems, and runs a program there. Not a chroot: `/`
+/// of a machine is a mount point, and runc and iproute2 rely on it. The mounts belong to a mount
+/// namespace of their own and end with it.
+const ENTER: &str = r#"set -e
+dir=$1; shift
+mount --bind "$dir" "$dir"
+mount --rbind /sys "$dir/sys"
+mount --rbind /dev "$dir/dev"
+mount -t proc proc "$dir/proc"
+cd "$dir"
+mkdir -p .old
+pivot_root . .old
+umount -l /.old
+rmdir /.old
+exec "$@"
+"#;
+
+/// A fresh machine's root file system. Removed on drop.
+struct Fresh {
     dir: std::path::PathBuf,
 }
 
-impl Chroot {
+impl Fresh {
     fn make(dir: &Path, codename: &str) -> Result<Self> {
         let this = Self { dir: dir.to_owned() };
         this.clear()?;
@@ -97,17 +114,6 @@ impl Chroot {
             .arg(setup::packages::archive()?);
         let log = paths::cache()?.join("debootstrap.log");
         sh::run_quietly(&format!("making a fresh Debian {codename}"), command, &log)?;
-        for (kind, at) in [("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev")] {
-            let target = dir.join(at);
-            let flags = match kind {
-                // The cgroup mounts below come with it.
-                "sysfs" => "--rbind",
-                _ => "--bind",
-            };
-            Run::new("mount").args([flags, &format!("/{at}")]).arg(&target).check()?;
-            // What the chroot mounts stays there.
-            Run::new("mount").arg("--make-rslave").arg(&target).check()?;
-        }
         std::fs::copy("/etc/resolv.conf", dir.join("etc/resolv.conf"))?;
         std::fs::copy("/etc/hosts", dir.join("etc/hosts"))?;
         copy_package_configuration(dir)?;
@@ -147,11 +153,19 @@ impl Chroot {
             .map(drop)
     }
 
+    /// A command that starts with `/` in this directory.
+    fn enter(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "enter"])
+            .arg(&self.dir);
+        command
+    }
+
     fn make_target(&self, target: &str) -> Command {
         let path = "/home/newcomer/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let mut command = Command::new("chroot");
+        let mut command = self.enter();
         command
-            .arg(&self.dir)
             .args([
                 "/usr/bin/env",
                 "-i",
@@ -174,7 +188,7 @@ impl Chroot {
     }
 }
 
-impl Drop for Chroot {
+impl Drop for Fresh {
     fn drop(&mut self) {
         if let Err(error) = self.clear() {
             eprintln!("{error:#}");

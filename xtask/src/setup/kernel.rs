@@ -4,11 +4,20 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use longshore_tests::cgroup;
+use longshore_tests::process::Run;
 
 /// The design floor: tcx and everything else that the programs use.
 const FLOOR: (u32, u32) = (6, 6);
 /// With clsact instead of tcx.
 const FLOOR_CLSACT: (u32, u32) = (6, 1);
+
+/// Options of the kernel's build: any of the first, what they are for.
+const OPTIONS: [(&[&str], &str); 4] = [
+    (&["CONFIG_CGROUP_BPF"], "cgroup-bpf: Services attach socket programs to a cgroup"),
+    (&["CONFIG_NET_XGRESS", "CONFIG_NET_SCH_INGRESS"], "tcx or clsact: policy is a classifier"),
+    (&["CONFIG_VETH"], "veth: a pod's interface"),
+    (&["CONFIG_NF_TABLES"], "nftables: pods are masqueraded to the world"),
+];
 
 /// # Errors
 /// A feature is missing; the second line says what to do.
@@ -17,7 +26,7 @@ pub fn check() -> Result<()> {
     check_version(release.trim())?;
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         bail!(
-            "the kernel has no BTF (/sys/kernel/btf/vmlinux is missing)\n\
+            "BTF is missing from the kernel (no /sys/kernel/btf/vmlinux)\n\
              use a kernel with CONFIG_DEBUG_INFO_BTF=y, such as the distribution's own, and see \
              that /sys is mounted"
         );
@@ -28,15 +37,11 @@ pub fn check() -> Result<()> {
              mount -t cgroup2 cgroup2 /sys/fs/cgroup (or /sys/fs/cgroup/unified beside v1)"
         );
     }
-    match std::fs::read_to_string("/proc/filesystems") {
-        Ok(text) if !text.lines().any(|line| line.ends_with("\tbpf")) => bail!(
-            "the kernel has no bpf file system (CONFIG_BPF_SYSCALL)\n\
-             use the distribution's own kernel"
-        ),
-        _ => Ok(()),
+    match config(release.trim()) {
+        Some(config) => check_config(&config),
+        // Not published by this kernel: the daemon probes by loading, and names it in the same way.
+        None => Ok(()),
     }
-    // cgroup-bpf and the attachment of classifiers cannot be seen without loading a program: the
-    // daemon probes them first and names them in the same way.
 }
 
 fn check_version(release: &str) -> Result<()> {
@@ -55,9 +60,36 @@ fn check_version(release: &str) -> Result<()> {
     Ok(())
 }
 
+/// The options that the kernel was built with, where it says so.
+fn config(release: &str) -> Option<String> {
+    let file = format!("/boot/config-{release}");
+    std::fs::read_to_string(file)
+        .ok()
+        .or_else(|| Run::new("zcat").arg("/proc/config.gz").check().ok())
+        .filter(|text| text.contains("CONFIG_"))
+}
+
+fn check_config(config: &str) -> Result<()> {
+    let has = |option: &str| {
+        config
+            .lines()
+            .any(|line| line.strip_prefix(option).is_some_and(|value| matches!(value, "=y" | "=m")))
+    };
+    for (options, purpose) in OPTIONS {
+        if !options.iter().any(|option| has(option)) {
+            bail!(
+                "the kernel lacks {purpose}\n\
+                 use a kernel with {}=y, such as the distribution's own",
+                options.join("=y or ")
+            );
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::check_version;
+    use super::*;
 
     #[test]
     fn an_old_kernel_is_the_first_line() {
@@ -66,5 +98,16 @@ mod tests {
         }
         let error = check_version("5.10.0-8-amd64").unwrap_err().to_string();
         assert!(error.lines().next().is_some_and(|line| line.contains("too old")), "{error}");
+    }
+
+    #[test]
+    fn a_missing_feature_is_the_first_line() {
+        let full =
+            "CONFIG_CGROUP_BPF=y\nCONFIG_NET_SCH_INGRESS=m\nCONFIG_VETH=m\nCONFIG_NF_TABLES=m\n";
+        assert!(check_config(full).is_ok());
+        let error = check_config(&full.replace("CONFIG_CGROUP_BPF=y", "")).unwrap_err().to_string();
+        assert!(error.lines().next().is_some_and(|line| line.contains("cgroup-bpf")), "{error}");
+        let error = check_config(&full.replace("INGRESS=m", "INGRESS=n")).unwrap_err().to_string();
+        assert!(error.contains("clsact"), "{error}");
     }
 }

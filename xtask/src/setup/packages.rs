@@ -19,7 +19,7 @@ pub const NODE_TOOLS: [Tool; 4] = [
 ];
 
 /// For the newcomer proof of `test-all`.
-pub const CHROOT_TOOLS: [Tool; 1] = [("debootstrap", "debootstrap", "makes a fresh Debian")];
+pub const FRESH_TOOLS: [Tool; 1] = [("debootstrap", "debootstrap", "makes a fresh Debian")];
 
 /// Installs the missing ones by apt.
 ///

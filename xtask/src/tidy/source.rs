@@ -34,7 +34,7 @@ impl Source {
 
 /// By place; files that `#[cfg(test)] mod x;` declares are found by [`load`].
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/")
+    path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/")
 }
 
 /// Every text file that git tracks or would track.
