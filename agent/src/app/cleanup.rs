@@ -57,9 +57,8 @@ pub fn cleanup(state_dir: &Path) -> Result<()> {
     }
     let state = StateDir::create(state_dir)?;
     let lock = state.lock().context("a running daemon cannot be cleaned up")?;
-    let text = std::fs::read(state.root.join(OPTIONS)).with_context(|| {
-        format!("{} is no state directory of longshore", state.root.display())
-    })?;
+    let text = std::fs::read(state.root.join(OPTIONS))
+        .with_context(|| format!("{} is no state directory of longshore", state.root.display()))?;
     let options: Options = serde_json::from_slice(&text).context("read the daemon's options")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let failed = runtime.block_on(steps(&state, &options))?;
@@ -85,7 +84,8 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let IpNet::V4(pod_cidr) = options.pod_cidr else { bail!("pod CIDR {}", options.pod_cidr) };
     let mut failed = 0;
     let network = Network::open(&scope)?;
-    let (ledger, _) = Ledger::load(&state.ledger(), pod_cidr, &super::node::boot_id()?, clock::now());
+    let (ledger, _) =
+        Ledger::load(&state.ledger(), pod_cidr, &super::node::boot_id()?, clock::now());
     let interfaces: Vec<String> =
         ledger.entries().values().map(|entry| entry.attachment.ifname.clone()).collect();
 
@@ -106,7 +106,8 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     report(&mut failed, "eBPF programs, links and maps", Dataplane::remove(&state.bpffs()));
     let root = config.cgroup_root.trim_end_matches('/').to_owned();
     let kubepods = format!("{root}/kubepods");
-    let cgroups = KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_all());
+    let cgroups =
+        KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_all());
     report(&mut failed, &format!("cgroup {kubepods}"), cgroups);
     for uid in pods {
         let dir = state.pods().join(&uid).display().to_string();

@@ -13,7 +13,9 @@ pub fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    bail!("longshore needs root (namespaces, cgroups and eBPF): run it with sudo or as a systemd unit")
+    bail!(
+        "longshore needs root (namespaces, cgroups and eBPF): run it with sudo or as a systemd unit"
+    )
 }
 
 /// Everything below `--state-dir`.

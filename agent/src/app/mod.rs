@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::StandaloneArgs;
 use crate::clock;
 use crate::cni::{Cni, CniConfig, Conf, Ledger};
-use crate::dataplane::{self, Dataplane, DataplaneConfig};
+use crate::dataplane::{Dataplane, DataplaneConfig, object};
 use crate::effects::cgroup::KernelCgroups;
 use crate::effects::cri::{Cri, RuntimeVersion};
 use crate::effects::events::Recorder;
@@ -124,7 +124,9 @@ fn configuration(options: &Options) -> Result<KubeletConfig> {
             config
         }
         // Without a file nobody asked for the kubelet's refusals of cgroup v1 and swap.
-        None => KubeletConfig { fail_cgroup_v1: false, fail_swap_on: false, ..KubeletConfig::default() },
+        None => {
+            KubeletConfig { fail_cgroup_v1: false, fail_swap_on: false, ..KubeletConfig::default() }
+        }
     };
     config.container_runtime_endpoint.clone_from(&options.container_runtime_endpoint);
     config.cgroup_root.clone_from(&options.cgroup_root);
@@ -160,7 +162,7 @@ async fn run(
     scope.blocking(move || masquerade::apply(&plan)).await??;
 
     let cni = start_cni(state, &scope, &store, &network, &dataplane, place).await?;
-    conf.install(dataplane::CNI_SHIM)?;
+    conf.install(object::CNI_SHIM)?;
 
     let programmed = Programmed::default();
     let (worker, view, image) =
@@ -320,7 +322,10 @@ fn open_dataplane(
         bpffs_dir: state.bpffs(),
         cgroup_v2_root: cgroups.root.clone(),
         cgroup_dir,
-        service_cidr: node.service_cidr,
+        service_cidr: match node.service_cidr {
+            IpNet::V4(range) => Some(range),
+            IpNet::V6(_) => None,
+        },
         bpf_log: options.bpf_log,
     })?)
 }

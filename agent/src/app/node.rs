@@ -33,7 +33,9 @@ pub async fn addresses(network: &Network, given: &Given) -> Result<(Uplink, Ipv4
     let own = given.ip.or_else(|| uplink.addresses.iter().copied().find(IpAddr::is_ipv4));
     let own = match own {
         Some(IpAddr::V4(own)) => own,
-        Some(IpAddr::V6(own)) => bail!("--node-ip {own}: IPv6 node addresses are not supported yet"),
+        Some(IpAddr::V6(own)) => {
+            bail!("--node-ip {own}: IPv6 node addresses are not supported yet")
+        }
         None => {
             let gateway = gateway_of(given.pod_cidr)?;
             tracing::info!(address = %gateway, "The node has no address of its own; giving lo the first of the pod range");

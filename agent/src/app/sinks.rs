@@ -18,7 +18,8 @@ pub struct Attachments(pub Store);
 impl AttachmentSink for Attachments {
     fn attached(&self, key: &ObjectKey, uid: &PodUid, attachment: &Attachment) {
         self.0.edit(|world| {
-            let mut local = world.local.get(uid).map(|old| LocalPod::clone(old)).unwrap_or_default();
+            let mut local =
+                world.local.get(uid).map(|old| LocalPod::clone(old)).unwrap_or_default();
             local.key = Some(key.clone());
             local.uid = Some(uid.clone());
             local.attachment = Some(attachment.clone());

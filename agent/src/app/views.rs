@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use longshore_core::image::{Image, Physical, Protocol, kernel_text, render};
 use longshore_core::model::{ObjectKey, PodUid, Time, World};
-use longshore_core::oracle::explain::{From, explain_flow};
+use longshore_core::oracle::{Opener, explain_flow};
 use longshore_core::standalone::Located;
 use tokio::sync::watch;
 
@@ -49,7 +49,9 @@ impl Views for Windows {
         match &*self.runtime.borrow() {
             None => facts.degraded.push("the container runtime does not answer".into()),
             Some(status) if !status.ready => {
-                facts.degraded.push(format!("the container runtime is not ready: {}", status.message));
+                facts
+                    .degraded
+                    .push(format!("the container runtime is not ready: {}", status.message));
             }
             Some(status) if !status.network_ready => {
                 facts.degraded.push(format!("the pod network is not ready: {}", status.message));
@@ -113,8 +115,8 @@ impl Views for Windows {
     fn flow(&self, query: &FlowQuery) -> Result<Vec<String>, String> {
         let world = self.store.snapshot();
         let from = match query.from.parse::<IpAddr>() {
-            Ok(address) => From::Addr(address),
-            Err(_) => From::Pod(key_of(&query.from)?),
+            Ok(address) => Opener::Addr(address),
+            Err(_) => Opener::Pod(key_of(&query.from)?),
         };
         let to = target(&world, &query.to)?;
         let protocol = match query.protocol.to_ascii_lowercase().as_str() {

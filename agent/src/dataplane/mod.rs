@@ -9,7 +9,7 @@
 mod error;
 mod hooks;
 mod links;
-mod object;
+pub mod object;
 mod probe;
 mod tables;
 

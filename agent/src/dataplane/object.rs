@@ -14,3 +14,6 @@ pub const POD_IN: &str = "pod_in";
 pub const SOCKET_HOOKS: [&str; 8] = [
     "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeer4", "getpeer6",
 ];
+
+/// The CNI shim, a static program.
+pub static CNI_SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/longshore-cni"));
