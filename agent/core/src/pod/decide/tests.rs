@@ -506,6 +506,18 @@ fn i4_any_instance_of_a_never_container_is_its_only_one() {
 }
 
 #[test]
+fn i5_attempts_go_on_from_the_status_when_the_records_are_gone() {
+    let mut case = prepared(APP);
+    let mut third = instance(&case, "app", running(&case));
+    third.attempt = 2;
+    case.observed.containers.push(third);
+    case.previous = Some(decide(&case.input()).status);
+    case.observed.containers.clear();
+    let decision = check(&case, &["(Pulled)", "volumes", "create app 3", "(Created)"]);
+    assert_eq!(decision.status.container_statuses.unwrap()[0].restart_count, 2);
+}
+
+#[test]
 fn i2_an_unknown_container_is_ended_before_there_is_another() {
     let mut case = prepared(APP);
     case.observed.containers.push(instance(&case, "app", ContainerState::Unknown));
