@@ -308,7 +308,7 @@ fn a103_a_changed_config_map_reaches_the_volume_and_a_lost_one_stops_nothing() {
 }
 
 #[test]
-fn a13_an_unsupported_pod_is_held_pending_with_the_field() {
+fn decision_13_an_unsupported_pod_is_held_pending_with_the_field() {
     let mut case = Case::spec("{containers: [{name: app, image: 'x:1'}], hostUsers: false}");
     let decision = check(&case, &["(UnsupportedField)"]);
     let (reason, message) = waiting(&decision, "app");
