@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a13_a_plain_pod_has_nothing_to_hold() {
+    fn decision_13_a_plain_pod_has_nothing_to_hold() {
         check(
             "{initContainers: [{name: i}, {name: s, restartPolicy: Always}],
               containers: [{name: a, image: x, volumeMounts: [{name: v, mountPath: /v}],
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a13_volumes_and_pod_fields_that_are_not_there_yet_are_named() {
+    fn decision_13_volumes_and_pod_fields_that_are_not_there_yet_are_named() {
         for (volume, field) in [
             ("persistentVolumeClaim: {claimName: c}", "persistentVolumeClaim"),
             ("csi: {driver: d}", "csi"),

@@ -633,6 +633,26 @@ fn i4_a_never_pod_does_not_survive_its_sandbox() {
 }
 
 #[test]
+fn i4_a_never_pod_whose_sandbox_goes_between_two_containers_fails_instead_of_rerunning() {
+    let mut sim = Sim::new(JOB, job);
+    while !sim.log.iter().any(|word| word == "create app") {
+        sim.turn();
+    }
+    sim.lose_sandbox();
+    sim.run(60);
+    assert_eq!((sim.phase(), sim.starts.len(), sim.starts["init"]), ("Failed", 1, 1));
+    assert_eq!(sim.status.reason.as_deref(), Some("SandboxLost"));
+    // Before anything ran the same loss only costs a sandbox (no pod is stuck Pending).
+    let mut sim = Sim::new(JOB, job);
+    while !sim.log.iter().any(|word| word == "create init") {
+        sim.turn();
+    }
+    sim.lose_sandbox();
+    sim.run(60);
+    assert_eq!(sim.phase(), "Succeeded");
+}
+
+#[test]
 fn i5_f04_a_record_that_is_gone_is_a_failure_and_runs_nothing_again() {
     let mut sim = Sim::new(JOB, job);
     while sim.starts.len() < 3 {

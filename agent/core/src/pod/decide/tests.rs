@@ -308,7 +308,7 @@ fn a103_a_changed_config_map_reaches_the_volume_and_a_lost_one_stops_nothing() {
 }
 
 #[test]
-fn a13_an_unsupported_pod_is_held_pending_with_the_field() {
+fn decision_13_an_unsupported_pod_is_held_pending_with_the_field() {
     let mut case = Case::spec("{containers: [{name: app, image: 'x:1'}], hostUsers: false}");
     let decision = check(&case, &["(UnsupportedField)"]);
     let (reason, message) = waiting(&decision, "app");
@@ -503,6 +503,18 @@ fn i4_any_instance_of_a_never_container_is_its_only_one() {
     let decision = decide(&case.input());
     assert!(!words(&decision).iter().any(|word| word.starts_with("create")));
     assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn i5_attempts_go_on_from_the_status_when_the_records_are_gone() {
+    let mut case = prepared(APP);
+    let mut third = instance(&case, "app", running(&case));
+    third.attempt = 2;
+    case.observed.containers.push(third);
+    case.previous = Some(decide(&case.input()).status);
+    case.observed.containers.clear();
+    let decision = check(&case, &["(Pulled)", "volumes", "create app 3", "(Created)"]);
+    assert_eq!(decision.status.container_statuses.unwrap()[0].restart_count, 2);
 }
 
 #[test]
