@@ -130,7 +130,7 @@ fn unit() -> Result<Count> {
         "longshore",
     ];
     let line =
-        packages.iter().fold("test --quiet --locked --lib --bins".to_owned(), |line, package| {
+        packages.iter().fold("test --quiet --locked --tests".to_owned(), |line, package| {
             format!("{line} --package {package}")
         });
     cargo_test(&line, None, &[])
