@@ -129,10 +129,9 @@ fn unit() -> Result<Count> {
         "longshore-workload",
         "longshore",
     ];
-    let line =
-        packages.iter().fold("test --quiet --locked --lib --bins".to_owned(), |line, package| {
-            format!("{line} --package {package}")
-        });
+    let line = packages.iter().fold("test --quiet --locked --tests".to_owned(), |line, package| {
+        format!("{line} --package {package}")
+    });
     cargo_test(&line, None, &[])
 }
 

@@ -16,6 +16,7 @@ pub fn all() -> Result<()> {
     host.env("CARGO_TARGET_DIR", paths::target().join("lint"));
     sh::run(host)?;
     setup::linker::ensure()?;
+    let arch = format!("bpf_target_arch=\"{}\"", std::env::consts::ARCH);
     let mut programs = sh::cargo(
         "clippy --quiet --release --package longshore-ebpf --bins --target bpfel-unknown-none \
          -Zbuild-std=core -- -D warnings",
@@ -23,9 +24,6 @@ pub fn all() -> Result<()> {
     programs
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", paths::target().join("lint-ebpf"))
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            ["--cfg", "bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3"].join("\x1f"),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", ["--cfg", &arch, "-Ctarget-cpu=v3"].join("\x1f"));
     sh::run(programs)
 }
