@@ -1,8 +1,9 @@
 //! ipBlocks in use and the class of every prefix that they name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::image::{CidrClass, Group, PeerTerm};
 
@@ -39,7 +40,7 @@ impl Blocks {
         for prefix in prefixes(block) {
             *self.prefixes.entry(prefix).or_default() += 1;
         }
-        self.inside(&block.0)
+        self.touched(block)
     }
 
     /// One group less uses `block`. Returns the prefixes whose class may have changed.
@@ -56,7 +57,7 @@ impl Blocks {
         if blocks.is_empty() {
             self.by_cidr.remove(&block.0);
         }
-        let touched = self.inside(&block.0);
+        let touched = self.touched(block);
         for prefix in prefixes(block) {
             if let Some(count) = self.prefixes.get_mut(&prefix) {
                 *count -= 1;
@@ -65,6 +66,12 @@ impl Blocks {
                 }
             }
         }
+        touched
+    }
+
+    fn touched(&self, block: &Block) -> Vec<IpNet> {
+        let mut touched = self.inside(&block.0);
+        touched.extend(fence(block));
         touched
     }
 
@@ -97,9 +104,16 @@ impl Blocks {
     }
 }
 
-/// The prefixes that `block` names.
+/// The prefixes that `block` needs to stand in the trie: those it names, and its fence.
 pub fn prefixes(block: &Block) -> impl Iterator<Item = IpNet> {
-    std::iter::once(block.0).chain(block.1.iter().copied())
+    std::iter::once(block.0).chain(block.1.iter().copied()).chain(fence(block))
+}
+
+/// An IPv6 block as wide as `::/0` would cover the v4-mapped addresses of the one trie: all of IPv4
+/// then has a prefix of its own, whose class is what IPv4 blocks say (never widen).
+fn fence(block: &Block) -> Option<IpNet> {
+    let mapped = IpNet::V6(Ipv6Net::new_assert(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), 96));
+    block.0.contains(&mapped).then(|| IpNet::V4(Ipv4Net::default()))
 }
 
 /// True when every address whose longest prefix is `prefix` is in `block` (C7).
@@ -109,4 +123,21 @@ pub fn holds(block: &Block, prefix: &IpNet) -> bool {
 
 pub fn into_term((cidr, except): Block) -> PeerTerm {
     PeerTerm::Block { cidr, except }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c7_i9_an_ipv6_block_of_everything_says_nothing_of_ipv4() {
+        let all: Block = ("::/0".parse().expect("cidr"), BTreeSet::new());
+        let ipv4: IpNet = "0.0.0.0/0".parse().expect("cidr");
+        let mut blocks = Blocks::default();
+        assert!(blocks.acquire(&all).contains(&ipv4), "the fence is written with the block");
+        assert_eq!(blocks.class(&ipv4), Some(CidrClass::default()), "IPv4 has its own, empty class");
+        assert_eq!(blocks.class(&all.0).map(|class| class.terms.len()), Some(1));
+        assert!(blocks.release(&all).contains(&ipv4), "and goes with it");
+        assert_eq!(blocks.class(&ipv4), None);
+    }
 }
