@@ -42,10 +42,13 @@ fn word(reason: DropReason) -> &'static str {
 pub fn packet(ctx: &TcContext, reason: DropReason) {
     let frame = Frame(ctx);
     let ifindex = frame.ifindex();
-    let header = frame.bytes::<8>(26);
+    let header = match frame.bytes::<2>(12) {
+        Some([0x08, 0x00]) => frame.bytes::<8>(26),
+        _ => None,
+    };
     let ports = frame.bytes::<4>(34).unwrap_or_default();
     let Some(h) = header else {
-        warn!(ctx, "drop {} ifindex={} short", word(reason), ifindex);
+        warn!(ctx, "drop {} ifindex={}", word(reason), ifindex);
         return;
     };
     let src = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
