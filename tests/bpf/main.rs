@@ -4,12 +4,15 @@
 //! Each test runs in a process of its own, with its own network namespace, mount namespace and
 //! cgroup: see [`lab`].
 
+#![allow(clippy::disallowed_methods, reason = "servers, clients and pods here are plain threads")]
+
 #[path = "../../ebpf/packet/tests/host/mod.rs"]
 mod host;
 
 #[path = "gen.rs"]
 mod generate;
 mod lab;
+mod messages;
 mod packets;
 mod pods;
 mod restart;

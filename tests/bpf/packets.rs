@@ -71,10 +71,13 @@ impl Kernel {
         ops.extend(puts(rows));
         self.dataplane.apply(&ops).unwrap();
         for flows in &self.flows {
-            flows.rows().unwrap().iter().for_each(|(key, _)| drop(flows.delete(key).unwrap()));
+            for (key, _) in flows.rows().unwrap() {
+                flows.delete(&key).unwrap();
+            }
         }
-        let fragments = self.fragments.rows().unwrap();
-        fragments.iter().for_each(|(key, _)| drop(self.fragments.delete(key).unwrap()));
+        for (key, _) in self.fragments.rows().unwrap() {
+            self.fragments.delete(&key).unwrap();
+        }
     }
 
     /// The program's return code, the frame afterwards, and ns per run.

@@ -217,27 +217,43 @@ fn the_v2_root_serves_only_the_daemons_own_network_namespace() {
     });
 }
 
-/// Connects until told to stop; how many did, and how many failed.
-fn connects(stop: &Arc<AtomicBool>) -> thread::JoinHandle<(u32, Vec<String>)> {
-    let stop = stop.clone();
-    thread::spawn(move || {
-        let (mut done, mut failed) = (0, Vec::new());
-        while !stop.load(Ordering::Relaxed) {
-            match TcpStream::connect(VIP) {
-                Ok(stream) => done += u32::from(ask(stream) != 0),
-                Err(error) => failed.push(error.to_string()),
-            }
-        }
-        (done, failed)
-    })
+/// A thread that connects until told to stop.
+struct Connects {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU32>,
+    thread: thread::JoinHandle<Vec<String>>,
 }
 
-#[track_caller]
-fn all_connected(threads: Vec<thread::JoinHandle<(u32, Vec<String>)>>) {
-    for thread in threads {
-        let (done, failed) = thread.join().unwrap();
-        println!("{done} connections");
-        assert!(done > 0 && failed.is_empty(), "{done} connected, failed: {failed:?}");
+impl Connects {
+    fn start() -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (stopped, count) = (stop.clone(), done.clone());
+        let thread = thread::spawn(move || {
+            let mut failed = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                match TcpStream::connect(VIP) {
+                    Ok(stream) => {
+                        ask(stream);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => failed.push(error.to_string()),
+                }
+            }
+            failed
+        });
+        Self { stop, done, thread }
+    }
+
+    fn done(&self) -> u32 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    #[track_caller]
+    fn all_succeeded(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failed = self.thread.join().unwrap();
+        println!("{:?} connections", self.done);
+        assert!(failed.is_empty(), "beside {:?}: {failed:?}", self.done);
     }
 }
 
@@ -247,16 +263,19 @@ fn e3_publishing_is_atomic_for_those_who_connect() {
         let dataplane = lab.open();
         let servers = [tcp_server([127, 0, 0, 1], 1), tcp_server([127, 0, 0, 2], 2)].map(local);
         dataplane.apply(&publish(IPPROTO_TCP, 0, 1, &servers)).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = vec![connects(&stop), connects(&stop)];
-        for generation in 2..4000_u32 {
+        let threads = [Connects::start(), Connects::start()];
+        let mut generation = 1;
+        while threads.iter().any(|thread| thread.done() < 3000) || generation < 4000 {
+            generation += 1;
             let some = &servers[..1 + generation as usize % 2];
-            // Given ranges back only after 512 more publications: the quarantine.
-            let base = generation % 512 * 8;
+            // A range is given again only after many more publications: the quarantine.
+            let base = generation % 16_384 * 8;
             dataplane.apply(&publish(IPPROTO_TCP, base, generation, some)).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
-        all_connected(threads);
+        println!("{generation} publications");
+        for thread in threads {
+            thread.all_succeeded();
+        }
         assert_eq!(dataplane.drops().unwrap()[&DropReason::ServiceRace], 0);
     });
 }
@@ -270,17 +289,17 @@ fn i2_connects_go_on_through_restarts() {
         let mut held = TcpStream::connect(VIP).unwrap();
         drop(dataplane);
         assert_eq!(ask(TcpStream::connect(VIP).unwrap()), 1, "without a daemon");
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = vec![connects(&stop)];
-        let restarts = AtomicU32::new(0);
+        let thread = Connects::start();
         for log in [false, true, false, true, false] {
+            let before = thread.done();
             let mut config = lab.config.clone();
             config.bpf_log = log;
             drop(Dataplane::open(&config).unwrap());
-            restarts.fetch_add(1, Ordering::Relaxed);
+            while thread.done() < before + 100 {
+                thread::yield_now();
+            }
         }
-        stop.store(true, Ordering::Relaxed);
-        all_connected(threads);
+        thread.all_succeeded();
         assert_eq!(held.peer_addr().unwrap(), SocketAddr::V4(VIP));
         let mut name = [0];
         held.read_exact(&mut name).unwrap();

@@ -1,6 +1,6 @@
 //! Forwards one CNI call to the daemon's socket and exits.
 //!
-//! Static and tiny, because containerd executes it once per sandbox. Deliberately absent: every
+//! By the name `loopback` it answers for that plugin. Static and tiny, because containerd executes it once per sandbox. Deliberately absent: every
 //! decision. A daemon that is being restarted is waited for, so that a sandbox does not fail.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -45,6 +45,9 @@ fn run(version: &mut String) -> Result<Value, Error> {
     if command == "VERSION" {
         return Ok(json!({ "cniVersion": version, "supportedVersions": CNI_VERSIONS }));
     }
+    if is_loopback() {
+        return Ok(loopback(&command, version));
+    }
     let Some(socket) = config.get("socket").and_then(Value::as_str).map(str::to_owned) else {
         return Err(Error {
             code: CODE_INVALID,
@@ -65,6 +68,31 @@ fn run(version: &mut String) -> Result<Value, Error> {
         Response::Result(result) => Ok(result),
         Response::Error(error) => Err(error),
     }
+}
+
+/// Whether the runtime called us by the name of the loopback plugin.
+fn is_loopback() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    std::path::Path::new(&name).file_name().is_some_and(|name| name == "loopback")
+}
+
+/// `lo` of a pod is brought up by the ADD of its own network, which always follows; so the loopback
+/// network of the runtime only has to be answered.
+fn loopback(command: &str, version: &str) -> Value {
+    if command != "ADD" {
+        return Value::Null;
+    }
+    let mut ip = json!({ "address": "127.0.0.1/8", "interface": 0 });
+    if version.starts_with("0.") {
+        ip["version"] = json!("4");
+    }
+    json!({
+        "cniVersion": version,
+        "interfaces": [
+            { "name": "lo", "mac": "00:00:00:00:00:00", "sandbox": variable("CNI_NETNS") },
+        ],
+        "ips": [ip],
+    })
 }
 
 fn variable(name: &str) -> String {

@@ -17,6 +17,9 @@ pub const CONFLIST: &str = "05-longshore.conflist";
 /// File name of the shim, and `type` of our plugin.
 pub const PLUGIN: &str = "longshore-cni";
 
+/// containerd plugs a loopback network into every sandbox, by a plugin of this name.
+pub const LOOPBACK: &str = "loopback";
+
 /// Where the runtime looks, and where the shim finds the daemon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conf {
@@ -76,8 +79,21 @@ impl Conf {
             fs::create_dir_all(directory).map_err(io_error("create", directory))?;
         }
         replace(&self.bin_dir.join(PLUGIN), shim, 0o755)?;
+        self.install_loopback()?;
         let conflist = format!("{:#}\n", self.conflist());
         replace(&self.conf_dir.join(CONFLIST), conflist.as_bytes(), 0o644)
+    }
+
+    /// The shim under the name `loopback` too, unless somebody's plugin of that name is there: where
+    /// no other CNI plugin is installed, containerd could start no sandbox otherwise.
+    fn install_loopback(&self) -> Result<(), ConfError> {
+        let path = self.bin_dir.join(LOOPBACK);
+        match std::os::unix::fs::symlink(PLUGIN, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(io_error("write", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes what [`Conf::install`] wrote, the conflist first.
@@ -85,7 +101,11 @@ impl Conf {
     /// # Errors
     /// A file is there and cannot be removed.
     pub fn remove(&self) -> Result<(), ConfError> {
-        for path in [self.conf_dir.join(CONFLIST), self.bin_dir.join(PLUGIN)] {
+        let loopback = self.bin_dir.join(LOOPBACK);
+        let own = fs::read_link(&loopback).is_ok_and(|target| target == Path::new(PLUGIN));
+        let links = own.then_some(loopback);
+        let files = [self.conf_dir.join(CONFLIST), self.bin_dir.join(PLUGIN)];
+        for path in files.into_iter().chain(links) {
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -153,6 +173,19 @@ mod tests {
     }
 
     #[test]
+    fn a_loopback_plugin_of_others_is_left_alone() {
+        let root = scratch("conf-loopback");
+        let conf = conf(&root);
+        fs::create_dir_all(&conf.bin_dir).expect("bin dir");
+        let theirs = conf.bin_dir.join(LOOPBACK);
+        fs::write(&theirs, "theirs").expect("their plugin");
+        conf.install(b"shim").expect("installed");
+        conf.remove().expect("removed");
+        assert_eq!(fs::read_to_string(&theirs).expect("still there"), "theirs");
+        fs::remove_dir_all(root).expect("clean up");
+    }
+
+    #[test]
     fn i14_installing_twice_writes_once_and_removing_leaves_nothing() {
         let root = scratch("conf-install");
         let conf = conf(&root);
@@ -168,6 +201,7 @@ mod tests {
         conf.remove().expect("removed");
         conf.remove().expect("removed already");
         assert_eq!(fs::read_dir(&conf.conf_dir).expect("dir").count(), 0);
+        assert_eq!(fs::read_dir(&conf.bin_dir).expect("dir").count(), 0);
         fs::remove_dir_all(root).expect("clean up");
     }
 }

@@ -1,11 +1,14 @@
 //! What can go wrong in the kernel, each with what to do next.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use aya::pin::PinError;
 use aya::programs::ProgramError;
+use aya::programs::links::LinkError;
+use aya::programs::tc::TcError;
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -27,7 +30,7 @@ pub enum DataplaneError {
          changed. Run `longshore cleanup`, or use the version that made it",
         dir = dir.display()
     )]
-    ForeignMap { name: String, dir: PathBuf, source: MapError },
+    ForeignMap { name: String, dir: PathBuf, source: Box<MapError> },
     #[error("loading the eBPF programs: {0}")]
     Load(#[source] Box<EbpfError>),
     #[error("eBPF program {name}: {source}")]
@@ -35,15 +38,15 @@ pub enum DataplaneError {
     #[error("eBPF program {0} is not in the embedded object: rebuild with `make build`")]
     NoProgram(String),
     #[error("pinning {path}: {source}", path = path.display())]
-    Pin { path: PathBuf, source: aya::pin::PinError },
+    Pin { path: PathBuf, source: Box<PinError> },
     #[error("link {path}: {source}", path = path.display())]
-    Link { path: PathBuf, source: aya::programs::links::LinkError },
+    Link { path: PathBuf, source: Box<LinkError> },
     #[error("map {name}: {source}")]
-    Map { name: &'static str, source: MapError },
+    Map { name: &'static str, source: Box<MapError> },
     #[error("reading map {name}: {source}")]
     Rows { name: &'static str, source: io::Error },
     #[error("clsact on {ifname}: {source}")]
-    Qdisc { ifname: String, source: aya::programs::tc::TcError },
+    Qdisc { ifname: String, source: Box<TcError> },
     #[error("messages of the eBPF programs: {0}")]
     Log(String),
 }
@@ -51,6 +54,18 @@ pub enum DataplaneError {
 impl DataplaneError {
     pub(super) fn program(name: &str, source: ProgramError) -> Self {
         Self::Program { name: name.to_owned(), source: Box::new(source) }
+    }
+
+    pub(super) fn pin(path: &Path, source: PinError) -> Self {
+        Self::Pin { path: path.to_owned(), source: Box::new(source) }
+    }
+
+    pub(super) fn qdisc(ifname: &str, source: TcError) -> Self {
+        Self::Qdisc { ifname: ifname.to_owned(), source: Box::new(source) }
+    }
+
+    pub(super) fn map(name: &'static str, source: MapError) -> Self {
+        Self::Map { name, source: Box::new(source) }
     }
 
     pub(super) fn path(what: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {

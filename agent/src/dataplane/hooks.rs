@@ -19,16 +19,12 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 /// # Errors
 /// The interface is gone, or the kernel's.
 pub fn attach(ebpf: &mut Ebpf, ifname: &str) -> Result<(), DataplaneError> {
-    let interface = std::ffi::CString::new(ifname).map_err(|error| DataplaneError::Qdisc {
-        ifname: ifname.to_owned(),
-        source: error.into(),
-    })?;
+    let interface = std::ffi::CString::new(ifname)
+        .map_err(|error| DataplaneError::qdisc(ifname, error.into()))?;
     match tc::qdisc_add_clsact(interface.as_c_str()) {
         Ok(()) => {}
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(source) => {
-            return Err(DataplaneError::Qdisc { ifname: ifname.to_owned(), source });
-        }
+        Err(source) => return Err(DataplaneError::qdisc(ifname, source)),
     }
     // What the pod receives first: from the moment it can send, replies are judged.
     for (name, side) in [(POD_IN, TcAttachType::Egress), (POD_OUT, TcAttachType::Ingress)] {

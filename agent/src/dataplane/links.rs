@@ -77,12 +77,12 @@ fn attach_one(
     }
     let link = first(program, cgroup).map_err(|error| DataplaneError::program(name, error))?;
     // Dropped on failure: then it is detached, and nothing half-done stays.
-    link.pin(pin).map_err(|source| DataplaneError::Pin { path: pin.to_owned(), source })?;
+    link.pin(pin).map_err(|source| DataplaneError::pin(pin, source))?;
     Ok(())
 }
 
 fn pinned(pin: &Path) -> Result<Option<CgroupSockAddrLink>, DataplaneError> {
-    let failed = |source| DataplaneError::Link { path: pin.to_owned(), source };
+    let failed = |source| DataplaneError::Link { path: pin.to_owned(), source: Box::new(source) };
     match PinnedLink::from_pin(pin) {
         Ok(old) => Ok(Some(FdLink::from(old).try_into().map_err(failed)?)),
         Err(LinkError::SyscallError(SyscallError { io_error, .. }))

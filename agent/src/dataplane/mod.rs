@@ -274,7 +274,12 @@ fn load(object: &[u8], pins: &Pins, config: &DataplaneConfig) -> Result<Ebpf, Da
             }) => DataplaneError::ForeignMap {
                 name: name.clone(),
                 dir: pins.maps.clone(),
-                source: MapError::IncompatiblePinnedMap { name, property, expected, actual },
+                source: Box::new(MapError::IncompatiblePinnedMap {
+                    name,
+                    property,
+                    expected,
+                    actual,
+                }),
             },
             error => DataplaneError::Load(Box::new(error)),
         })
@@ -306,7 +311,7 @@ fn pin_program(ebpf: &mut Ebpf, name: &str, dir: &Path) -> Result<(), DataplaneE
         fs::remove_file(&fresh)
             .map_err(|source| DataplaneError::path("unpinning", &fresh, source))?;
     }
-    program.pin(&fresh).map_err(|source| DataplaneError::Pin { path: fresh.clone(), source })?;
+    program.pin(&fresh).map_err(|source| DataplaneError::pin(&fresh, source))?;
     fs::rename(&fresh, &pin).map_err(|source| DataplaneError::path("pinning", pin, source))
 }
 

@@ -156,7 +156,7 @@ fn all<K: Row + Ord, V: Row>(
 }
 
 fn map(pins: &Path, name: &'static str) -> Result<MapData, DataplaneError> {
-    MapData::from_pin(pins.join(name)).map_err(|source| DataplaneError::Map { name, source })
+    MapData::from_pin(pins.join(name)).map_err(|source| DataplaneError::map(name, source))
 }
 
 fn descriptor(map: &MapData, name: &'static str) -> Result<std::os::fd::OwnedFd, DataplaneError> {
@@ -166,7 +166,7 @@ fn descriptor(map: &MapData, name: &'static str) -> Result<std::os::fd::OwnedFd,
 
 fn table<K: Row, V: Row>(pins: &Path, name: &'static str) -> Result<Table<K, V>, DataplaneError> {
     let map = map(pins, name)?;
-    let info = map.info().map_err(|source| DataplaneError::Map { name, source })?;
+    let info = map.info().map_err(|source| DataplaneError::map(name, source))?;
     Table::new(descriptor(&map, name)?, info.key_size(), info.value_size())
         .map_err(|source| DataplaneError::Rows { name, source })
 }

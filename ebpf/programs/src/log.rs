@@ -7,15 +7,48 @@ use longshore_packet::Packet;
 
 use crate::pod::Frame;
 
+const WORD_LEN: usize = 20;
+/// A power of two, so that a mask bounds the index.
+const ROWS: usize = 16;
+
+/// The reasons' words, padded to one length: without pointers, which a map cannot hold, and
+/// without a loop, which the verifier would have to walk.
+static WORDS: [[u8; WORD_LEN]; ROWS] = {
+    assert!(DropReason::COUNT as usize <= ROWS);
+    let mut words = [[b' '; WORD_LEN]; ROWS];
+    let mut reason = 0;
+    while reason < DropReason::COUNT as usize {
+        let word = DropReason::ALL[reason].word().as_bytes();
+        let mut at = 0;
+        while at < word.len() {
+            words[reason][at] = word[at];
+            at += 1;
+        }
+        reason += 1;
+    }
+    words
+};
+
+#[inline(always)]
+fn word(reason: DropReason) -> &'static str {
+    // LLVM knows that a reason is in bounds and drops the mask; the verifier does not know.
+    let row = core::hint::black_box(reason as u32) as usize & (ROWS - 1);
+    // SAFETY: the words are ASCII.
+    unsafe { core::str::from_utf8_unchecked(&WORDS[row]) }
+}
+
 /// A dropped packet; addresses and ports as far as a plain IPv4 header shows them.
 #[inline(always)]
 pub fn packet(ctx: &TcContext, reason: DropReason) {
     let frame = Frame(ctx);
     let ifindex = frame.ifindex();
-    let header = frame.bytes::<8>(26);
+    let header = match frame.bytes::<2>(12) {
+        Some([0x08, 0x00]) => frame.bytes::<8>(26),
+        _ => None,
+    };
     let ports = frame.bytes::<4>(34).unwrap_or_default();
     let Some(h) = header else {
-        warn!(ctx, "drop reason={} ifindex={} short", reason as u32, ifindex);
+        warn!(ctx, "drop {} ifindex={}", word(reason), ifindex);
         return;
     };
     let src = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
@@ -24,8 +57,8 @@ pub fn packet(ctx: &TcContext, reason: DropReason) {
     let dst_port = u16::from_be_bytes([ports[2], ports[3]]);
     warn!(
         ctx,
-        "drop reason={} ifindex={} {:i}:{} > {:i}:{}",
-        reason as u32,
+        "drop {} ifindex={} {:i}:{} > {:i}:{}",
+        word(reason),
         ifindex,
         src,
         src_port,
@@ -53,5 +86,5 @@ pub fn refused(ctx: &SockAddrContext) {
 
 #[inline(always)]
 pub fn socket_dropped(ctx: &SockAddrContext, reason: DropReason) {
-    warn!(ctx, "drop reason={} at the socket", reason as u32);
+    warn!(ctx, "drop {} at the socket", word(reason));
 }

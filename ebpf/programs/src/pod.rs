@@ -94,7 +94,7 @@ pub fn pod_in(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn enforce(ctx: &TcContext, verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Pass => TC_ACT_OK as i32,
+        Verdict::Pass => TC_ACT_OK,
         Verdict::Redirect { ifindex, mac } => redirect(ctx, ifindex, &mac),
         Verdict::Drop(reason) => drop(ctx, reason),
     }
@@ -122,5 +122,5 @@ fn drop(ctx: &TcContext, reason: DropReason) -> i32 {
     #[cfg(feature = "log")]
     crate::log::packet(ctx, reason);
     let _ = ctx;
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
