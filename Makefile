@@ -14,6 +14,6 @@ build demo test test-all bench lint: toolchain
 	@cargo xtask $@ $(ARGS)
 
 toolchain:
-	@command -v rustup >/dev/null || { echo "rustup is missing: install it first (https://rustup.rs)" >&2; exit 1; }
+	@command -v rustup >/dev/null || { echo "rustup is missing: install it first" >&2; exit 1; }
 	@if rustc --version >/dev/null 2>&1; then rustup --quiet toolchain install; \
 	else echo "installing the Rust toolchain that rust-toolchain.toml names"; rustup toolchain install; fi

@@ -180,6 +180,9 @@ async fn run(
     );
     scope.detach("manifests", Policy::Critical, source.run());
 
+    let kernel_cgroups =
+        KernelCgroups::new(&config.cgroup_root, &node.kubepods_cgroup, node.cpu_milli)?;
+    kernel_cgroups.ensure_levels()?;
     let recorder = Recorder::default();
     let explanations = Explanations::default();
     let shared = Shared {
@@ -187,11 +190,7 @@ async fn run(
         scope: scope.clone(),
         node: Arc::new(node.clone()),
         config: Arc::new(config.clone()),
-        cgroups: Arc::new(KernelCgroups::new(
-            &config.cgroup_root,
-            &node.kubepods_cgroup,
-            node.cpu_milli,
-        )?),
+        cgroups: Arc::new(kernel_cgroups),
         images: Images::new(cri.clone(), pulls_at_once(config)),
         cri,
         recorder: recorder.clone(),

@@ -135,7 +135,11 @@ mod tests {
         let ipv4: IpNet = "0.0.0.0/0".parse().expect("cidr");
         let mut blocks = Blocks::default();
         assert!(blocks.acquire(&all).contains(&ipv4), "the fence is written with the block");
-        assert_eq!(blocks.class(&ipv4), Some(CidrClass::default()), "IPv4 has its own, empty class");
+        assert_eq!(
+            blocks.class(&ipv4),
+            Some(CidrClass::default()),
+            "IPv4 has its own, empty class"
+        );
         assert_eq!(blocks.class(&all.0).map(|class| class.terms.len()), Some(1));
         assert!(blocks.release(&all).contains(&ipv4), "and goes with it");
         assert_eq!(blocks.class(&ipv4), None);

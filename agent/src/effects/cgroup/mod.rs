@@ -148,6 +148,21 @@ impl KernelCgroups {
         Ok(path)
     }
 
+    /// Makes kubepods and its QoS levels, as the kubelet does at its start: they stay while the
+    /// daemon's pods come and go (A146).
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn ensure_levels(&self) -> Result<(), CgroupError> {
+        for qos in ["burstable", "besteffort"] {
+            let levels = self.levels(&format!("{}/{qos}", self.kubepods));
+            for hierarchy in &self.layout.hierarchies {
+                hierarchy.make(&levels)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Kills what is left below kubepods and removes it everywhere, for `longshore cleanup`. The
     /// root stays: it may be its owner's.
     ///
