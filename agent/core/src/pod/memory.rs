@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::action::{Action, CgroupPlan, PlannedVolume};
 use super::backoff::{self, Backoff};
 use super::volumes;
-use crate::model::Time;
+use crate::model::{ObservedPod, Time};
 
 /// First and longest wait after a step that failed (a CRI call, a mount).
 const STEP_FIRST_MS: i64 = 1_000;
@@ -129,9 +129,31 @@ impl Memory {
         }
     }
 
+    /// What is gone from the runtime needs no memory.
+    pub(super) fn forget_gone(&mut self, observed: &ObservedPod) {
+        let mut ids: BTreeSet<&str> = observed.containers.iter().map(|c| c.id.as_str()).collect();
+        ids.extend(observed.sandboxes.iter().map(|sandbox| sandbox.id.as_str()));
+        self.stops.retain(|id, _| ids.contains(id.as_str()));
+        self.stopped_sandboxes.retain(|id| ids.contains(id.as_str()));
+        self.said.retain(|subject, _| {
+            subject.strip_prefix("killing/").is_none_or(|id| ids.contains(id))
+        });
+        self.failures.retain(|step, _| match step.split_once('/') {
+            Some(("start" | "stop", id)) => ids.contains(id),
+            Some(("remove", id)) => {
+                ids.contains(id) || matches!(id, "volumes" | "logs") || id.starts_with("cgroup/")
+            }
+            _ => true,
+        });
+    }
+
     /// `action` failed; `message` is what the runtime or the kernel said. The actions after it were
     /// not executed.
     pub fn failed(&mut self, action: &Action, message: &str, now: Time) {
+        if let Action::StopContainer { id, .. } = action {
+            // Nothing is under way: it is asked for again as soon as the back-off allows.
+            self.stops.remove(id);
+        }
         let step = step_of(action);
         let last = self.failures.get(&step);
         let failure = Failure {

@@ -147,7 +147,7 @@ fn container_status(
         previous
             .filter(|_| view.ran_before(&container.name))
             .and_then(|status| status.state.clone())
-            .map(|state| ended(state, view))
+            .map(ended)
     };
     let gone = newest.is_none();
     let current = match observed {
@@ -217,18 +217,17 @@ fn waiting(reason: &str, message: &str) -> ApiState {
 const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
 const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was observed";
 
-fn ended(state: ApiState, view: &View<'_>) -> ApiState {
+fn ended(state: ApiState) -> ApiState {
     if state.running.is_none() {
         return state;
     }
     let started_at = state.running.and_then(|running| running.started_at);
-    unknown(started_at, None, view)
+    unknown(started_at, None)
 }
 
 fn unknown(
     started_at: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
     container_id: Option<String>,
-    _view: &View<'_>,
 ) -> ApiState {
     ApiState {
         terminated: Some(ContainerStateTerminated {
@@ -252,7 +251,7 @@ fn state(view: &View<'_>, instance: &ObservedContainer) -> ApiState {
             running: Some(ContainerStateRunning { started_at: Some(started_at.to_api()) }),
             ..ApiState::default()
         },
-        ContainerState::Unknown => unknown(None, Some(id), view),
+        ContainerState::Unknown => unknown(None, Some(id)),
         ContainerState::Exited { started_at, finished_at, exit_code, reason, message } => {
             let own = instance.termination_message.trim_end_matches('\0');
             let text = if own.is_empty() { message } else { own };

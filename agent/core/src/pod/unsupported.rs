@@ -73,6 +73,14 @@ impl Visitor<'_> {
         if spec.active_deadline_seconds.is_some_and(|s| s < 1) {
             self.invalid("spec.activeDeadlineSeconds", "is less than 1");
         }
+        for (name, field) in
+            [(&spec.hostname, "spec.hostname"), (&spec.subdomain, "spec.subdomain")]
+        {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            if name.as_deref().is_some_and(|name| !name.bytes().all(plain)) {
+                self.invalid(field, "is not a DNS label");
+            }
+        }
         if let Err(error) = hosts::names(self.input, spec) {
             self.invalid("spec.setHostnameAsFQDN", error);
         }
@@ -204,7 +212,9 @@ impl Visitor<'_> {
                     Ok(amount) if amount.milli < 0 => self.invalid(&field, "is negative"),
                     Ok(_) => {}
                 }
-                let known = matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage");
+                // A request for disk is the scheduler's; a limit is for eviction, which is not here.
+                let known = matches!(resource.as_str(), "cpu" | "memory")
+                    || (resource == "ephemeral-storage" && name == "requests");
                 self.absent(!known, &field);
             }
         }
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a13_a_plain_pod_has_nothing_to_hold() {
+    fn decision_13_a_plain_pod_has_nothing_to_hold() {
         check(
             "{initContainers: [{name: i}, {name: s, restartPolicy: Always}],
               containers: [{name: a, image: x, volumeMounts: [{name: v, mountPath: /v}],
@@ -333,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a13_volumes_and_pod_fields_that_are_not_there_yet_are_named() {
+    fn decision_13_volumes_and_pod_fields_that_are_not_there_yet_are_named() {
         for (volume, field) in [
             ("persistentVolumeClaim: {claimName: c}", "persistentVolumeClaim"),
             ("csi: {driver: d}", "csi"),
@@ -356,6 +366,7 @@ mod tests {
             ("hostUsers: false", "hostUsers"),
             ("resourceClaims: [{name: r}]", "resourceClaims"),
             ("restartPolicy: Sometimes", "restartPolicy"),
+            ("hostname: \"a\\n6.6.6.6 b\"", "hostname"),
             ("ephemeralContainers: [{name: e}]", "ephemeralContainers"),
             ("securityContext: {fsGroup: -1}", "securityContext.fsGroup"),
             (
@@ -376,6 +387,10 @@ mod tests {
             ("livenessProbe: {grpc: {port: 1}}", "livenessProbe.grpc"),
             ("ports: [{containerPort: 1, hostPort: 1}]", "ports[0].hostPort"),
             ("resources: {limits: {hugepages-2Mi: 1Mi}}", "resources.limits[hugepages-2Mi]"),
+            (
+                "resources: {limits: {ephemeral-storage: 1Mi}}",
+                "resources.limits[ephemeral-storage]",
+            ),
             (
                 "env: [{name: A, valueFrom: {fileKeyRef: {key: k, path: p, volumeName: v}}}]",
                 "env[0].valueFrom.fileKeyRef",

@@ -13,6 +13,9 @@ use crate::pod::visit::Role;
 /// How long a failed pull reads ErrImagePull before it reads ImagePullBackOff.
 const FRESH_FAILURE_MS: i64 = 5_000;
 
+/// When a runtime that did not say what it has is asked again.
+const INSPECT_AGAIN_MS: i64 = 2_000;
+
 static ABSENT: ImageState = ImageState::Absent;
 
 /// The image if the container can be created now; else the next step and the reason to wait.
@@ -59,6 +62,14 @@ pub(super) fn ensure<'a>(steps: &mut Steps<'a>, container: &Container) -> Option
         }
         (ImageState::Pulling { .. }, _) => {
             pulling(steps, name, image, asked);
+            None
+        }
+        // The runtime did not answer: nothing was tried, so nothing backs off.
+        (ImageState::Failed { reason: "ImageInspectError", message, .. }, _) => {
+            let text = format!("Failed to inspect image {image:?}: {message}");
+            steps.say(&format!("image/{name}"), true, "InspectFailed", text.clone(), Some(name));
+            steps.wait(name, "ImageInspectError", text);
+            steps.wake(steps.now().plus_ms(INSPECT_AGAIN_MS));
             None
         }
         (ImageState::Failed { at, reason, message }, _) => {

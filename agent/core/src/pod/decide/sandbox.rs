@@ -8,8 +8,8 @@ use crate::pod::translate;
 use crate::pod::view::Restart;
 use crate::pod::visit::Role;
 
-/// The sandbox that containers may be put into now, or the next step towards one. `Some(None)`
-/// never happens before the network is in force: containers wait for it (C16).
+/// The sandbox that containers may be put into now, or the next step towards one. A sandbox whose
+/// network policy is not in force yet is not given out: containers wait for it (C16).
 pub(super) fn ensure<'a>(steps: &mut Steps<'a>) -> Option<&'a ObservedSandbox> {
     let view = steps.view;
     let observed = view.input.observed;
@@ -44,6 +44,7 @@ pub(super) fn ensure<'a>(steps: &mut Steps<'a>) -> Option<&'a ObservedSandbox> {
     None
 }
 
+/// `runtimeClassName` is taken as the handler's name: there are no RuntimeClass objects here.
 fn run(steps: &mut Steps<'_>) {
     let view = steps.view;
     let attempt = view.newest_sandbox().map_or(0, |newest| newest.attempt.saturating_add(1));

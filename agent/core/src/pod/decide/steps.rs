@@ -135,6 +135,20 @@ impl<'a> Steps<'a> {
         failure
     }
 
+    /// Asks for steps of which each needs the one before; stops at one that waits for its back-off.
+    pub fn push_in_order(&mut self, actions: impl IntoIterator<Item = Action>) -> bool {
+        for action in actions {
+            let asked = self.actions.len();
+            let failure = self.push(action);
+            if self.actions.len() == asked {
+                let text = failure.map(|failure| failure.message).unwrap_or_default();
+                self.why(format!("trying again later: {text}"));
+                return false;
+            }
+        }
+        true
+    }
+
     /// Asks for something that may fail and tells of its last failure. True when it was asked for
     /// or is not needed.
     fn push_or_tell(&mut self, action: Action, reason: &'static str) -> bool {
@@ -161,10 +175,13 @@ impl<'a> Steps<'a> {
     pub fn ensure_volumes(&mut self) -> bool {
         let input = self.view.input;
         match volumes::plan(input) {
-            Ok(planned) => self.volumes = planned,
+            Ok(planned) => {
+                self.volumes = planned;
+                self.memory.said.remove("volume-sources");
+            }
             Err(error) => {
                 self.why(error.clone());
-                self.say("FailedMount", true, "FailedMount", error, None);
+                self.say("volume-sources", true, "FailedMount", error, None);
                 // A pod that runs keeps the content that it has.
                 match self.memory.volume_content.clone() {
                     Some(last) if self.view.sandbox().is_some() => self.volumes = (*last).clone(),
@@ -266,10 +283,7 @@ impl<'a> Steps<'a> {
 
     pub fn finish(self) -> Decision {
         let mut memory = self.memory;
-        // What is gone needs no memory.
-        let observed = self.view.input.observed;
-        memory.stops.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
-        memory.stopped_sandboxes.retain(|id| observed.sandboxes.iter().any(|s| s.id == *id));
+        memory.forget_gone(self.view.input.observed);
         Decision {
             status: status::build(&self.view, &self.facts),
             probes: probes::targets(&self.view, self.facts.ending),

@@ -34,10 +34,10 @@ pub(super) fn delete(steps: &mut Steps<'_>, deadline: Time) {
     if !observed.containers.is_empty() || !observed.sandboxes.is_empty() {
         return;
     }
-    remove_leftovers(steps);
     let directory = paths::log_dir(input.node, input.key, input.uid);
-    steps.push(Action::RemoveLogs { directory });
-    steps.finish_pod();
+    if remove_leftovers(steps) && steps.push_in_order([Action::RemoveLogs { directory }]) {
+        steps.finish_pod();
+    }
 }
 
 /// The pod is over but still wanted: its sandbox, network, volumes and cgroup go, its records and
@@ -50,15 +50,16 @@ pub(super) fn settle(steps: &mut Steps<'_>, why: &str) {
     }
 }
 
-fn remove_leftovers(steps: &mut Steps<'_>) {
+/// False when a step has to be waited for.
+fn remove_leftovers(steps: &mut Steps<'_>) -> bool {
     let input = steps.view.input;
     let observed = input.observed;
-    if observed.leftovers || observed.volumes_ready || observed.cgroup_ready {
-        let pod_dir = paths::pod_dir(input.node, input.uid);
-        steps.push(Action::RemoveVolumes { pod_dir });
-        let plan = cgroup::plan(input.node, input.config, input.uid, steps.view.spec);
-        steps.push(Action::RemoveCgroup(plan));
+    if !(observed.leftovers || observed.volumes_ready || observed.cgroup_ready) {
+        return true;
     }
+    let pod_dir = paths::pod_dir(input.node, input.uid);
+    let plan = cgroup::plan(input.node, input.config, input.uid, steps.view.spec);
+    steps.push_in_order([Action::RemoveVolumes { pod_dir }, Action::RemoveCgroup(plan)])
 }
 
 fn is_alive(container: &ObservedContainer) -> bool {

@@ -1,1 +1,609 @@
+//! Tables of single decisions.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+
+use super::*;
+use crate::model::{
+    ContainerState, ImageState, ObservedContainer, ObservedPod, ObservedSandbox, ProbeKind,
+    ProbeVerdict, SandboxState, Severity,
+};
+use crate::pod::action::Action;
+use crate::pod::testing::Case;
+use crate::pod::translate::hash;
+use crate::pod::{Memory, Orphan};
+
+fn image() -> ImageState {
+    ImageState::Present { id: "sha256:1".into(), uid: None, username: String::new() }
+}
+
+fn sandbox(state: SandboxState) -> ObservedSandbox {
+    ObservedSandbox {
+        id: "s0".into(),
+        attempt: 0,
+        state,
+        created_at: Time(0),
+        ips: vec!["10.0.0.5".parse().unwrap()],
+        host_network: false,
+    }
+}
+
+fn instance(case: &Case, name: &str, state: ContainerState) -> ObservedContainer {
+    let spec = case.pod.spec.as_ref().unwrap();
+    let container = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let hash = container.filter(|c| c.name == name).map(hash::of).next().unwrap();
+    ObservedContainer {
+        id: format!("{name}-id"),
+        name: name.into(),
+        sandbox_id: "s0".into(),
+        attempt: 0,
+        state,
+        created_at: Time(0),
+        image: "x:1".into(),
+        image_ref: "sha256:1".into(),
+        hash,
+        termination_message: String::new(),
+        grace_s: None,
+    }
+}
+
+/// A pod with a usable sandbox, its image, and no container yet.
+fn prepared(spec: &str) -> Case {
+    let mut case = Case::spec(spec);
+    case.observed = ObservedPod {
+        sandboxes: vec![sandbox(SandboxState::Ready)],
+        images: BTreeMap::from([("x:1".into(), image()), ("x".into(), image())]),
+        cgroup_ready: true,
+        volumes_ready: true,
+        network_programmed: true,
+        network_ready: true,
+        ..ObservedPod::default()
+    };
+    settle(&mut case);
+    case
+}
+
+/// Lets the memory know the cgroup and the volumes as done.
+fn settle(case: &mut Case) {
+    let decision = decide(&case.input());
+    let mut memory = decision.memory;
+    for action in &decision.actions {
+        if matches!(action, Action::EnsureCgroup(_) | Action::EnsureVolumes(_)) {
+            memory.done(action, case.now);
+        }
+    }
+    case.memory = memory;
+}
+
+fn running(case: &Case) -> ContainerState {
+    ContainerState::Running { started_at: case.now.plus_s(-60) }
+}
+
+fn words(decision: &Decision) -> Vec<String> {
+    decision.actions.iter().map(word).collect()
+}
+
+fn word(action: &Action) -> String {
+    match action {
+        Action::EnsureCgroup(_) => "cgroup".into(),
+        Action::EnsureVolumes(_) => "volumes".into(),
+        Action::PullImage { container, .. } => format!("pull {container}"),
+        Action::RunSandbox { config, .. } => {
+            format!("sandbox {}", config.metadata.as_ref().unwrap().attempt)
+        }
+        Action::CreateContainer { config, .. } => {
+            let metadata = config.metadata.as_ref().unwrap();
+            format!("create {} {}", metadata.name, metadata.attempt)
+        }
+        Action::StartContainer { name, .. } => format!("start {name}"),
+        Action::StopContainer { name, grace_s, .. } => format!("stop {name} {grace_s}"),
+        Action::RemoveContainer { name, .. } => format!("remove {name}"),
+        Action::StopSandbox { id } => format!("stop-sandbox {id}"),
+        Action::RemoveSandbox { id } => format!("remove-sandbox {id}"),
+        Action::RemoveVolumes { .. } => "remove-volumes".into(),
+        Action::RemoveCgroup(plan) => format!("remove-cgroup {}", plan.path),
+        Action::RemoveLogs { .. } => "remove-logs".into(),
+        Action::Finish => "finish".into(),
+        Action::Event { reason, .. } => format!("({reason})"),
+    }
+}
+
+#[track_caller]
+fn check(case: &Case, expect: &[&str]) -> Decision {
+    let decision = decide(&case.input());
+    assert_eq!(words(&decision), expect, "{:#?}", decision.why);
+    decision
+}
+
+fn waiting(decision: &Decision, name: &str) -> (String, String) {
+    let all = decision.status.container_statuses.iter().flatten();
+    let status = all.into_iter().find(|status| status.name == name).unwrap();
+    let waiting = status.state.as_ref().unwrap().waiting.clone().unwrap_or_default();
+    (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
+}
+
+const APP: &str = "{containers: [{name: app, image: 'x:1'}]}";
+
+#[test]
+fn a40_a_fresh_pod_prepares_in_order() {
+    let mut case = Case::spec(APP);
+    case.observed.images.insert("x:1".into(), image());
+    let decision = check(&case, &["cgroup", "volumes", "(Pulled)", "sandbox 0"]);
+    assert_eq!(waiting(&decision, "app").0, "ContainerCreating");
+    assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
+}
+
+#[test]
+fn a41_pods_with_a_network_wait_for_it_and_host_network_pods_do_not() {
+    let mut case = Case::spec(APP);
+    case.observed.network_ready = false;
+    check(&case, &["cgroup", "volumes", "(NetworkNotReady)"]);
+    let mut host = Case::spec("{hostNetwork: true, containers: [{name: app, image: 'x:1'}]}");
+    host.observed.network_ready = false;
+    host.observed.images.insert("x:1".into(), image());
+    check(&host, &["cgroup", "volumes", "(Pulled)", "sandbox 0"]);
+}
+
+#[test]
+fn c16_no_container_is_created_before_the_policy_is_in_force() {
+    let mut case = prepared(APP);
+    case.observed.network_programmed = false;
+    check(&case, &[]);
+    case.observed.network_programmed = true;
+    check(&case, &["volumes", "create app 0", "(Created)"]);
+}
+
+#[test]
+fn i2_f15_half_of_a_start_is_finished_and_never_doubled() {
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", ContainerState::Created));
+    check(&case, &["start app", "(Started)"]);
+    case.memory = Memory::default();
+    check(&case, &["cgroup", "volumes", "start app", "(Started)"]);
+    case.observed.containers[0].state = running(&case);
+    settle(&mut case);
+    check(&case, &[]);
+}
+
+#[test]
+fn a39_more_than_one_ready_sandbox_or_no_address_starts_again() {
+    let mut case = prepared(APP);
+    case.observed.sandboxes[0].ips.clear();
+    check(&case, &["volumes", "stop-sandbox s0", "sandbox 1"]);
+    let mut case = prepared(APP);
+    case.observed.sandboxes.push(ObservedSandbox {
+        id: "s1".into(),
+        attempt: 1,
+        ..sandbox(SandboxState::Ready)
+    });
+    check(&case, &["volumes", "stop-sandbox s0", "stop-sandbox s1", "sandbox 2"]);
+    let mut case = prepared(APP);
+    case.observed.sandboxes[0].host_network = true;
+    check(&case, &["volumes", "stop-sandbox s0", "sandbox 1"]);
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.observed.sandboxes[0].state = SandboxState::NotReady;
+    check(&case, &["volumes", "(SandboxChanged)", "stop app 30", "(Killing)"]);
+}
+
+#[test]
+fn a50_pull_policies() {
+    let check_image = |policy: &str, state: Option<ImageState>, expect: &[&str], reason: &str| {
+        let spec = format!("{{containers: [{{name: app, image: x, imagePullPolicy: {policy}}}]}}");
+        let mut case = prepared(&spec);
+        case.memory.said.clear();
+        case.observed.images = state.map(|state| ("x".to_owned(), state)).into_iter().collect();
+        let decision = check(&case, expect);
+        assert_eq!(waiting(&decision, "app").0, reason, "{policy}");
+    };
+    let created = ["(Pulled)", "volumes", "create app 0", "(Created)"];
+    check_image("Never", Some(image()), &created, "ContainerCreating");
+    check_image("Never", None, &["(ErrImageNeverPull)"], "ErrImageNeverPull");
+    check_image("IfNotPresent", Some(image()), &created, "ContainerCreating");
+    check_image("IfNotPresent", None, &["(Pulling)", "pull app"], "ContainerCreating");
+    check_image("Always", Some(image()), &["(Pulling)", "pull app"], "ContainerCreating");
+}
+
+#[test]
+fn a50_always_pulls_once_per_instance() {
+    let mut case = prepared("{containers: [{name: app, image: x}]}");
+    let pull = Action::PullImage { image: "x".into(), container: "app".into() };
+    case.memory.done(&pull, case.now);
+    let decision = check(&case, &["(Pulled)", "volumes", "create app 0", "(Created)"]);
+    case.memory = decision.memory.clone();
+    for action in &decision.actions {
+        case.memory.done(action, case.now);
+    }
+    check(&case, &["pull app"]);
+}
+
+#[test]
+fn a52_a_runtime_that_does_not_say_is_asked_again_without_back_off() {
+    let mut case = prepared(APP);
+    for seconds in 0..3 {
+        case.now = case.now.plus_s(seconds);
+        let failed = ImageState::Failed {
+            at: case.now,
+            reason: "ImageInspectError",
+            message: "unavailable".into(),
+        };
+        case.observed.images.insert("x:1".into(), failed);
+        let decision = check(&case, if seconds == 0 { &["(InspectFailed)"] } else { &[] });
+        assert_eq!(waiting(&decision, "app").0, "ImageInspectError");
+        assert_eq!(decision.wake_at, Some(case.now.plus_s(2)));
+        case.memory = decision.memory;
+    }
+}
+
+#[test]
+fn a58_a_stop_that_failed_is_asked_for_again_soon() {
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    let decision = check(&case, &["stop app 30", "(Killing)"]);
+    case.memory = decision.memory;
+    case.memory.done(&decision.actions[0], case.now);
+    case.memory.failed(&decision.actions[0], "unavailable", case.now);
+    let decision = check(&case, &["(FailedKillPod)"]);
+    case.memory = decision.memory;
+    case.now = case.now.plus_s(1);
+    check(&case, &["stop app 29"]);
+}
+
+#[test]
+fn a52_an_invalid_image_name_is_named() {
+    let case = prepared("{containers: [{name: app, image: 'X y'}]}");
+    let decision = decide(&case.input());
+    assert_eq!(waiting(&decision, "app").0, "InvalidImageName");
+    let fresh = Case { memory: Memory::default(), ..case };
+    assert!(words(&decide(&fresh.input())).contains(&"(InspectFailed)".to_owned()));
+}
+
+#[test]
+fn a124_a_missing_key_is_a_config_error_until_it_is_there() {
+    let spec = "{containers: [{name: app, image: 'x:1',
+        env: [{name: A, valueFrom: {configMapKeyRef: {name: map, key: a}}}]}]}";
+    let mut case = prepared(spec);
+    case.memory.said.clear();
+    let decision = check(&case, &["(Pulled)", "(Failed)"]);
+    let expect = ("CreateContainerConfigError".into(), "configmap \"map\" not found".into());
+    assert_eq!(waiting(&decision, "app"), expect);
+    case.memory = decision.memory;
+    check(&case, &[]);
+    check(&case.config_map("map", &[("a", "1")]), &["volumes", "create app 0", "(Created)"]);
+}
+
+#[test]
+fn a124_a_volume_without_its_config_map_is_not_mounted_yet() {
+    let spec =
+        "{containers: [{name: app, image: 'x:1'}], volumes: [{name: v, configMap: {name: map}}]}";
+    let mut case = Case::spec(spec);
+    let decision = check(&case, &["cgroup", "(FailedMount)"]);
+    assert_eq!(waiting(&decision, "app").0, "ContainerCreating");
+    case.observed.images.insert("x:1".into(), image());
+    check(&case.config_map("map", &[]), &["cgroup", "volumes", "(Pulled)", "sandbox 0"]);
+}
+
+#[test]
+fn a103_a_changed_config_map_reaches_the_volume_and_a_lost_one_stops_nothing() {
+    let spec =
+        "{containers: [{name: app, image: 'x:1'}], volumes: [{name: v, configMap: {name: map}}]}";
+    let mut case = prepared(spec).config_map("map", &[("a", "1")]);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    settle(&mut case);
+    check(&case, &[]);
+    let changed = case.clone().config_map("map", &[("a", "2")]);
+    check(&changed, &["volumes"]);
+    case.world.config_maps.clear();
+    let exited = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: case.now,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+    };
+    case.observed.containers[0].state = exited;
+    check(&case, &["(FailedMount)", "(Pulled)", "volumes", "create app 1", "(Created)"]);
+}
+
+#[test]
+fn decision_13_an_unsupported_pod_is_held_pending_with_the_field() {
+    let mut case = Case::spec("{containers: [{name: app, image: 'x:1'}], hostUsers: false}");
+    let decision = check(&case, &["(UnsupportedField)"]);
+    let (reason, message) = waiting(&decision, "app");
+    assert_eq!(reason, "CreateContainerConfigError");
+    assert!(message.starts_with("spec.hostUsers: "), "{message}");
+    assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
+    case.memory = decision.memory;
+    case.previous = Some(decision.status);
+    check(&case, &[]);
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    check(&case, &["remove-logs", "finish"]);
+}
+
+#[test]
+fn a63_a_pod_past_its_deadline_fails_and_is_stopped() {
+    let mut case = prepared("{activeDeadlineSeconds: 10, containers: [{name: app, image: 'x:1'}]}");
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    let first = decide(&case.input());
+    assert_eq!(first.wake_at, Some(case.now.plus_s(10)));
+    case.previous = Some(first.status);
+    case.now = case.now.plus_s(10);
+    let decision = check(&case, &["(DeadlineExceeded)", "stop app 30", "(Killing)"]);
+    assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+    assert_eq!(decision.status.reason.as_deref(), Some("DeadlineExceeded"));
+}
+
+#[test]
+fn a75_a_rejected_pod_fails_and_nothing_is_made() {
+    let case = Case::spec("{os: {name: windows}, containers: [{name: app, image: 'x:1'}]}");
+    let decision = check(&case, &["(PodOSNotSupported)"]);
+    assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+    assert_eq!(decision.status.reason.as_deref(), Some("PodOSNotSupported"));
+}
+
+#[test]
+fn a73_a_changed_image_restarts_the_container_in_place() {
+    let mut case = prepared(APP);
+    let mut old = instance(&case, "app", running(&case));
+    old.hash = "other".into();
+    case.observed.containers.push(old);
+    check(&case, &["stop app 30", "(Killing)"]);
+}
+
+fn verdict(kind: ProbeKind, success: bool) -> ((String, ProbeKind), ProbeVerdict) {
+    let container_id = "app-id".into();
+    (("app".into(), kind), ProbeVerdict { container_id, success, message: String::new() })
+}
+
+const PROBED: &str =
+    "{containers: [{name: app, image: 'x:1', ports: [{name: http, containerPort: 80}],
+    env: [{name: A, value: x}],
+    startupProbe: {exec: {command: [test, $(A)]}},
+    livenessProbe: {httpGet: {port: http}, terminationGracePeriodSeconds: 7},
+    readinessProbe: {tcpSocket: {port: 80}}}]}";
+
+#[test]
+fn a91_a92_a_startup_probe_gates_the_others() {
+    let mut case = prepared(PROBED);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    let kinds = |case: &Case| {
+        let decision = decide(&case.input());
+        let status = decision.status.container_statuses.as_ref().unwrap()[0].clone();
+        let kinds: Vec<_> = decision.probes.iter().map(|target| target.kind).collect();
+        (kinds, status.started, status.ready)
+    };
+    assert_eq!(kinds(&case), (vec![ProbeKind::Startup], Some(false), false));
+    let target = decide(&case.input()).probes.remove(0);
+    assert_eq!((target.host.as_str(), target.ports["http"]), ("10.0.0.5", 80));
+    assert_eq!(target.probe.exec.unwrap().command.unwrap(), ["test", "x"], "A88");
+    case.observed.probes.extend([verdict(ProbeKind::Startup, true)]);
+    let both = vec![ProbeKind::Liveness, ProbeKind::Readiness];
+    assert_eq!(kinds(&case), (both.clone(), Some(true), false));
+    case.observed.probes.extend([verdict(ProbeKind::Readiness, true)]);
+    assert_eq!(kinds(&case), (both, Some(true), true));
+    case.observed.probes.extend([verdict(ProbeKind::Startup, false)]);
+    check(&case, &["stop app 30", "(Killing)"]);
+}
+
+#[test]
+fn a94_a95_a_failed_liveness_probe_stops_the_container_once_with_its_own_grace() {
+    let mut case = prepared(PROBED);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.observed.probes =
+        [verdict(ProbeKind::Startup, true), verdict(ProbeKind::Liveness, false)].into();
+    let decision = check(&case, &["stop app 7", "(Killing)"]);
+    case.memory = decision.memory;
+    case.memory.done(&decision.actions[0], case.now);
+    check(&case, &[]);
+    let other =
+        ProbeVerdict { container_id: "older".into(), success: false, message: String::new() };
+    case.memory = Memory::default();
+    settle(&mut case);
+    case.observed.probes = [verdict(ProbeKind::Startup, true)].into();
+    case.observed.probes.insert(("app".into(), ProbeKind::Liveness), other);
+    check(&case, &[]);
+}
+
+#[test]
+fn a61_only_readiness_is_probed_while_a_pod_ends() {
+    let mut case = prepared(PROBED);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.observed.probes.extend([verdict(ProbeKind::Startup, true)]);
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    let kinds: Vec<_> = decide(&case.input()).probes.iter().map(|target| target.kind).collect();
+    assert_eq!(kinds, [ProbeKind::Readiness]);
+}
+
+#[test]
+fn a96_readiness_and_started_survive_a_restart_of_the_daemon() {
+    let mut case = prepared(PROBED);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.observed.probes =
+        [verdict(ProbeKind::Startup, true), verdict(ProbeKind::Readiness, true)].into();
+    case.previous = Some(decide(&case.input()).status);
+    case.observed.probes.clear();
+    case.memory = Memory::default();
+    let status = decide(&case.input()).status;
+    assert_eq!(Some(&status), case.previous.as_ref(), "I6: nothing changed, nothing is told");
+    case.observed.probes = [verdict(ProbeKind::Readiness, false)].into();
+    let status = decide(&case.input()).status;
+    assert!(!status.container_statuses.unwrap()[0].ready);
+}
+
+#[test]
+fn a58_grace_is_at_least_two_seconds_and_comes_from_the_api() {
+    let grace = |deletion: Option<i64>, expect: &str| {
+        let mut case = prepared(
+            "{terminationGracePeriodSeconds: 40, containers: [{name: app, image: 'x:1'}]}",
+        );
+        case.observed.containers.push(instance(&case, "app", running(&case)));
+        let seconds = deletion.unwrap_or(0);
+        case.pod.metadata.deletion_timestamp = Some(case.now.plus_s(seconds).to_api());
+        case.pod.metadata.deletion_grace_period_seconds = deletion;
+        check(&case, &[expect, "(Killing)"]);
+    };
+    grace(Some(5), "stop app 5");
+    grace(Some(0), "stop app 2");
+    grace(None, "stop app 40");
+}
+
+#[test]
+fn a60_sidecars_end_after_the_apps_and_in_reverse() {
+    let spec = "{initContainers: [{name: a, image: 'x:1', restartPolicy: Always}, {name: b, image: 'x:1', restartPolicy: Always}],
+        containers: [{name: app, image: 'x:1'}]}";
+    let mut case = prepared(spec);
+    for name in ["a", "b", "app"] {
+        case.observed.containers.push(instance(&case, name, running(&case)));
+    }
+    case.pod.metadata.deletion_timestamp = Some(case.now.plus_s(30).to_api());
+    case.pod.metadata.deletion_grace_period_seconds = Some(30);
+    check(&case, &["stop app 30", "(Killing)"]);
+    let gone = |case: &mut Case, name: &str| case.observed.containers.retain(|c| c.name != name);
+    let mut later = case.clone();
+    gone(&mut later, "app");
+    check(&later, &["stop b 30", "(Killing)"]);
+    gone(&mut later, "b");
+    check(&later, &["stop a 30", "(Killing)"]);
+    case.now = case.now.plus_s(30);
+    check(&case, &["stop a 2", "(Killing)", "stop b 2", "(Killing)", "stop app 2", "(Killing)"]);
+}
+
+#[test]
+fn i4_any_instance_of_a_never_container_is_its_only_one() {
+    let spec = "{restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}";
+    for state in [
+        ContainerState::Unknown,
+        ContainerState::Exited {
+            started_at: Time(0),
+            finished_at: Time(1),
+            exit_code: 1,
+            reason: String::new(),
+            message: String::new(),
+        },
+    ] {
+        let mut case = prepared(spec);
+        case.observed.containers.push(instance(&case, "app", state));
+        let decision = decide(&case.input());
+        assert!(!words(&decision).iter().any(|word| word.starts_with("create")));
+        assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+    }
+    let mut case = prepared(spec);
+    let ran = ContainerStatus {
+        name: "app".into(),
+        container_id: Some("containerd://gone".into()),
+        state: Some(k8s_openapi::api::core::v1::ContainerState {
+            running: Some(Default::default()),
+            ..Default::default()
+        }),
+        ..ContainerStatus::default()
+    };
+    case.previous = Some(PodStatus { container_statuses: Some(vec![ran]), ..PodStatus::default() });
+    let decision = decide(&case.input());
+    assert!(!words(&decision).iter().any(|word| word.starts_with("create")));
+    assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn i5_attempts_go_on_from_the_status_when_the_records_are_gone() {
+    let mut case = prepared(APP);
+    let mut third = instance(&case, "app", running(&case));
+    third.attempt = 2;
+    case.observed.containers.push(third);
+    case.previous = Some(decide(&case.input()).status);
+    case.observed.containers.clear();
+    let decision = check(&case, &["(Pulled)", "volumes", "create app 3", "(Created)"]);
+    assert_eq!(decision.status.container_statuses.unwrap()[0].restart_count, 2);
+}
+
+#[test]
+fn i2_an_unknown_container_is_ended_before_there_is_another() {
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", ContainerState::Unknown));
+    let decision = check(&case, &["stop app 2", "(Killing)"]);
+    case.memory = decision.memory;
+    case.memory.done(&decision.actions[0], case.now);
+    check(&case, &[]);
+    case.now = case.now.plus_s(13);
+    check(&case, &["remove app"]);
+}
+
+#[test]
+fn a70_failed_calls_back_off_and_name_the_reason() {
+    let mut case = prepared(APP);
+    let decision = decide(&case.input());
+    let create = decision.actions.iter().find(|a| matches!(a, Action::CreateContainer { .. }));
+    let mut memory = decision.memory.clone();
+    memory.failed(create.unwrap(), "no space left", case.now);
+    case.memory = memory;
+    let decision = check(&case, &["(Failed)"]);
+    assert_eq!(waiting(&decision, "app"), ("CreateContainerError".into(), "no space left".into()));
+    assert_eq!(decision.wake_at, Some(case.now.plus_s(1)));
+    case.memory = decision.memory;
+    case.now = case.now.plus_s(1);
+    check(&case, &["volumes", "create app 0", "(Created)"]);
+}
+
+#[test]
+fn cve22_a_pod_whose_name_is_a_path_is_held_and_can_be_deleted() {
+    let mut case = Case::spec(APP);
+    case.uid = crate::model::PodUid::new("../../etc");
+    let decision = check(&case, &["(FailedValidation)"]);
+    assert_eq!(waiting(&decision, "app").0, "CreateContainerConfigError");
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    check(&case, &["finish"]);
+}
+
+#[test]
+fn a38_a204_an_orphan_is_ended_with_the_grace_of_its_annotation() {
+    let case = prepared(APP);
+    let mut observed = case.observed.clone();
+    let mut container = instance(&case, "app", running(&case));
+    container.grace_s = Some(9);
+    observed.containers.push(container);
+    let (mut memory, mut now) = (Memory::default(), case.now);
+    let mut log = Vec::new();
+    for _ in 0..10 {
+        let (key, uid, node) = (&case.key, &case.uid, &case.node);
+        let orphan = Orphan { key, uid, node, observed: &observed, memory: &memory, now };
+        let decision = decide_orphan(&orphan);
+        log.extend(words(&decision));
+        let mut next = decision.memory;
+        for action in &decision.actions {
+            next.done(action, now);
+            match action {
+                Action::StopSandbox { .. } => observed.sandboxes[0].state = SandboxState::NotReady,
+                Action::RemoveContainer { .. } => observed.containers.clear(),
+                Action::RemoveSandbox { .. } => observed.sandboxes.clear(),
+                _ => {}
+            }
+        }
+        if decision.actions.is_empty() {
+            observed.containers[0].state = ContainerState::Unknown;
+            now = decision.wake_at.unwrap();
+        }
+        if decision.actions.contains(&Action::Finish) {
+            break;
+        }
+        memory = next;
+    }
+    assert_eq!(
+        log.join(", "),
+        "stop app 9, stop-sandbox s0, remove app, remove-sandbox s0, remove-volumes, \
+         remove-cgroup /kubepods/poduid-1, remove-cgroup /kubepods/burstable/poduid-1, \
+         remove-cgroup /kubepods/besteffort/poduid-1, remove-logs, finish"
+    );
+}
+
+#[test]
+fn f65_hostile_numbers_change_nothing_but_the_pod() {
+    let spec = "{terminationGracePeriodSeconds: -9223372036854775808, activeDeadlineSeconds: 9223372036854775807,
+        containers: [{name: app, image: 'x:1', resources: {limits: {memory: '1e308'}},
+          livenessProbe: {tcpSocket: {port: -1}, periodSeconds: -5}, ports: [{containerPort: -1}]}]}";
+    let decision = decide(&prepared(spec).input());
+    assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
+    let problems = crate::pod::unsupported::unsupported(&prepared(spec).input());
+    assert!(problems.iter().all(|problem| problem.severity == Severity::Error));
+    assert!(problems.len() >= 3, "{problems:?}");
+}

@@ -32,5 +32,7 @@ mod tests {
         assert_ne!(base, of(&container("a", "x:2")));
         assert_ne!(base, of(&container("b", "x:1")));
         assert_eq!(fnv1a(b"a"), 0xe40c_292c);
+        // What the kubelet writes for the same container since 1.31.
+        assert_eq!(of(&container("test_container", "foo/image:v1")), "8e45cbd0");
     }
 }
