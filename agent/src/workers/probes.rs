@@ -188,7 +188,7 @@ impl Prober {
 
     async fn http(&self, first: HttpRequest) -> Outcome {
         let mut request = first;
-        for followed in 0.. {
+        for followed in 0..=probe::MOST_REDIRECTS + 1 {
             let (status, location) = match self.http_once(&request).await {
                 Ok(reply) => reply,
                 Err(message) => return Outcome::Failure(message),

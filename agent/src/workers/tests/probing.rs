@@ -42,7 +42,7 @@ async fn verdict(
     let (seen, replies) =
         (asked.clone(), replies.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>());
     let _server = node.supervisor.scope().spawn("server", Policy::Finite, async move {
-        for n in 0.. {
+        for n in 0..usize::MAX {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut buffer = [0; 4096];
             let read = stream.read(&mut buffer).await.unwrap_or(0);
