@@ -119,8 +119,8 @@ impl Scope {
         policy: Policy,
         future: impl Future<Output = ()> + Send + 'static,
     ) {
-        let task = std::mem::ManuallyDrop::new(self.spawn(name, policy, future));
-        drop::<&str>(task.name());
+        // Dropping a task aborts it; forgetting it leaks its name, once.
+        std::mem::forget(self.spawn(name, policy, future));
     }
 
     /// Runs a blocking call on a pool thread; at most [`BLOCKING_MAX`] at once. Never for `setns`:

@@ -7,4 +7,5 @@ pub mod cri;
 pub mod events;
 pub mod images;
 pub mod logs;
+pub mod network;
 pub mod volumes;

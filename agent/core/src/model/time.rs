@@ -28,17 +28,18 @@ impl Time {
         self.0
     }
 
+    /// Saturating, as all of this arithmetic: durations come from users (F65).
     pub const fn plus_ms(self, ms: i64) -> Self {
-        Self(self.0 + ms)
+        Self(self.0.saturating_add(ms))
     }
 
     pub const fn plus_s(self, s: i64) -> Self {
-        Self(self.0 + s * 1000)
+        Self(self.0.saturating_add(s.saturating_mul(1000)))
     }
 
     /// Milliseconds from `earlier` to `self`; negative when `self` is the earlier one.
     pub const fn since_ms(self, earlier: Time) -> i64 {
-        self.0 - earlier.0
+        self.0.saturating_sub(earlier.0)
     }
 
     /// The API's form, to the second (`2026-11-20T15:00:00Z`).

@@ -148,6 +148,21 @@ impl KernelCgroups {
         Ok(path)
     }
 
+    /// Kills what is left below kubepods and removes it everywhere, for `longshore cleanup`. The
+    /// root stays: it may be its owner's.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        for path in self.pods() {
+            self.remove(&CgroupPlan { path, ..CgroupPlan::default() })?;
+        }
+        for hierarchy in &self.layout.hierarchies {
+            hierarchy.remove(&self.kubepods)?;
+        }
+        Ok(())
+    }
+
     /// Levels from the root's child down to the pod.
     fn levels(&self, path: &str) -> Vec<String> {
         let below = path.strip_prefix(self.root.trim_end_matches('/')).unwrap_or(path);

@@ -1,0 +1,127 @@
+//! What must be there before anything is decided: root, directories, one daemon per state
+//! directory, cgroup v2.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+/// Refuses to run without root: namespaces, cgroups and eBPF need it.
+pub fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!(
+        "longshore needs root (namespaces, cgroups and eBPF): run it with sudo or as a systemd unit"
+    )
+}
+
+/// Everything below `--state-dir`.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    pub root: PathBuf,
+}
+
+impl StateDir {
+    /// Makes the directory, readable for root only.
+    pub fn create(root: &Path) -> Result<Self> {
+        let make = |path: &Path| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+                format!("cannot make {}; give a writable place with --state-dir", path.display())
+            })
+        };
+        make(root)?;
+        let root = root.canonicalize().with_context(|| format!("resolve {}", root.display()))?;
+        let state = Self { root };
+        make(&state.pods())?;
+        make(&state.bpffs())?;
+        if fs::metadata(&state.root)?.uid() != 0 {
+            bail!("{} belongs to another user; it holds what root executes", state.root.display());
+        }
+        Ok(state)
+    }
+
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    pub fn bpffs(&self) -> PathBuf {
+        self.root.join("bpf")
+    }
+
+    pub fn cni_socket(&self) -> PathBuf {
+        self.root.join("cni.sock")
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("network.json")
+    }
+
+    /// Held for the life of the daemon: two on one state directory would undo each other (F09).
+    pub fn lock(&self) -> Result<Flock<fs::File>> {
+        let path = self.root.join("lock");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
+            anyhow::anyhow!(
+                "another longshore runs on {}; stop it first, or give this one a --state-dir of \
+                 its own",
+                self.root.display()
+            )
+        })
+    }
+}
+
+/// Where cgroup v2 is mounted, and whether it carries the resource controllers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CgroupV2 {
+    pub root: PathBuf,
+    pub has_controllers: bool,
+}
+
+impl CgroupV2 {
+    pub fn find() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+        let root = v2_mount(&mounts).context(
+            "cgroup v2 is not mounted: Services need it to see sockets. Mount it \
+             (mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified), or boot with systemd's unified or \
+             hybrid hierarchy",
+        )?;
+        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        let has_controllers = controllers.split_whitespace().any(|name| name == "memory");
+        Ok(Self { root, has_controllers })
+    }
+
+    /// The v2 directory of `--cgroup-root`.
+    pub fn directory(&self, cgroup_root: &str) -> PathBuf {
+        self.root.join(cgroup_root.trim_start_matches('/'))
+    }
+}
+
+/// The first cgroup2 mount of a mountinfo text.
+fn v2_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = before.split(' ').nth(4)?;
+        (after.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a149_the_v2_hierarchy_is_found_beside_v1() {
+        let hybrid = "25 30 0:22 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+                      26 30 0:23 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(v2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(v2_mount("25 30 0:22 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+}

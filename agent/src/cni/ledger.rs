@@ -1,0 +1,162 @@
+//! Who owns which address: the one file of the pod network, written before an answer leaves.
+//!
+//! Written by rename without fsync: it must survive the death of the daemon, not of the machine —
+//! after a reboot no namespace of it exists, and the boot id tells (F33).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use ipnet::Ipv4Net;
+use longshore_core::model::observed::Attachment;
+use longshore_core::model::{ObjectKey, PodUid, Time};
+use longshore_core::net::Ipam;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    #[error("{0}")]
+    Full(String),
+    #[error(
+        "cannot write {path}; pods cannot get an address until the state directory can be written \
+         (is its disk full or read-only?)"
+    )]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// One sandbox's place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    pub key: ObjectKey,
+    pub uid: PodUid,
+    pub attachment: Attachment,
+    /// The namespace file the runtime named.
+    pub netns: String,
+    pub since: Time,
+}
+
+/// Addresses and interfaces by sandbox id.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    boot_id: String,
+    ipam: Ipam,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    boot_id: String,
+    ipam: serde_json::Value,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Ledger {
+    /// Reads the ledger of this boot. A bad file is moved aside and named in the second value: a
+    /// state file never stops the daemon (F39); what is live is found again by GC.
+    pub fn load(path: &Path, pod_cidr: Ipv4Net, boot_id: &str, now: Time) -> (Self, Vec<String>) {
+        let mut problems = Vec::new();
+        let stored = match read(path) {
+            Ok(stored) => stored.filter(|stored| stored.boot_id == boot_id),
+            Err(problem) => {
+                problems.push(set_aside(path, &problem));
+                None
+            }
+        };
+        let entries = stored.as_ref().map(|stored| stored.entries.clone()).unwrap_or_default();
+        let live = entries.values().map(|entry| (&entry.uid, &entry.attachment));
+        let restored =
+            Ipam::restore(pod_cidr, stored.as_ref().map(|stored| &stored.ipam), live, now);
+        problems.extend(restored.problems);
+        let ledger = Self {
+            path: path.to_owned(),
+            boot_id: boot_id.to_owned(),
+            ipam: restored.ipam,
+            entries,
+        };
+        (ledger, problems)
+    }
+
+    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// The sandbox's address; the same one however often it asks.
+    ///
+    /// # Errors
+    /// No address is free, or the file cannot be written.
+    pub fn allocate(
+        &mut self,
+        sandbox: &str,
+        uid: &PodUid,
+        now: Time,
+    ) -> Result<Ipv4Addr, LedgerError> {
+        let address = self
+            .ipam
+            .allocate(sandbox, uid, now)
+            .map_err(|full| LedgerError::Full(full.to_string()))?;
+        self.save()?;
+        Ok(address)
+    }
+
+    /// # Errors
+    /// The file cannot be written.
+    pub fn record(&mut self, sandbox: &str, entry: Entry) -> Result<(), LedgerError> {
+        self.entries.insert(sandbox.to_owned(), entry);
+        self.save()
+    }
+
+    /// Forgets the sandbox; its address cools down. `None`: it was not known.
+    ///
+    /// # Errors
+    /// The file cannot be written; in memory the address is released all the same.
+    pub fn release(&mut self, sandbox: &str, now: Time) -> Result<Option<Entry>, LedgerError> {
+        let released = self.ipam.release(sandbox, now);
+        let entry = self.entries.remove(sandbox);
+        if released.is_some() || entry.is_some() {
+            self.save()?;
+        }
+        Ok(entry)
+    }
+
+    /// Every sandbox that owns an address, with or without a finished interface.
+    pub fn owners(&self) -> BTreeSet<String> {
+        let mut owners: BTreeSet<String> = self.entries.keys().cloned().collect();
+        owners.extend(self.ipam.leases().keys().cloned());
+        owners
+    }
+
+    fn save(&self) -> Result<(), LedgerError> {
+        let stored = Stored {
+            boot_id: self.boot_id.clone(),
+            ipam: self.ipam.to_state(),
+            entries: self.entries.clone(),
+        };
+        let write = || -> io::Result<()> {
+            let fresh = self.path.with_extension("new");
+            fs::write(&fresh, serde_json::to_vec(&stored)?)?;
+            fs::rename(&fresh, &self.path)
+        };
+        write().map_err(|source| LedgerError::Write { path: self.path.clone(), source })
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Stored>, String> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Keeps a bad file for whoever wants to know, and says where.
+fn set_aside(path: &Path, problem: &str) -> String {
+    let aside = path.with_extension("bad");
+    let kept = match fs::rename(path, &aside) {
+        Ok(()) => format!("it is kept as {}", aside.display()),
+        Err(error) => format!("it could not be kept: {error}"),
+    };
+    format!("{} is unusable ({problem}) and starts empty; {kept}", path.display())
+}

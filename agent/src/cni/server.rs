@@ -1,0 +1,415 @@
+//! The daemon's side of the CNI socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use longshore_cni::{CODE_FAILED, CODE_INVALID, CODE_TRY_AGAIN, Error, Request, Response};
+use longshore_core::model::observed::Attachment;
+use longshore_core::model::{ObjectKey, PodUid};
+use longshore_core::net::interface::{GATEWAY, HOST_PREFIX, host_name};
+use longshore_core::net::{InterfacePlan, interface_plan};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::{AttachmentSink, Entry, Hooks, Ledger, LedgerError};
+use crate::clock;
+use crate::effects::network::{Network, NetworkError, pod};
+use crate::failpoint;
+use crate::supervise::{Policy, Scope};
+use crate::sys::netns;
+
+/// Calls at once; more wait in the socket's backlog.
+const CALLS_MAX: usize = 64;
+/// A request is one line of this length at most.
+const REQUEST_BYTES_MAX: u64 = 256 * 1024;
+/// A sandbox that the runtime does not list is garbage only after this: its ADD may be under way.
+const GC_AGE_MS: i64 = 120_000;
+/// Time for the runtime to delete a namespace, and the kernel the interfaces in it.
+const REAP_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What every interface has in common.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CniConfig {
+    pub node_address: Ipv4Addr,
+    pub mtu: u32,
+}
+
+/// Makes and removes pod interfaces. Clones share it.
+#[derive(Clone)]
+pub struct Cni {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: CniConfig,
+    network: Network,
+    hooks: Box<dyn Hooks>,
+    sink: Box<dyn AttachmentSink>,
+    ledger: Mutex<Ledger>,
+    /// Sandboxes whose call is under way: one call each.
+    busy: Mutex<BTreeSet<String>>,
+    slots: Arc<Semaphore>,
+    scope: Scope,
+}
+
+impl Cni {
+    pub fn new(
+        config: CniConfig,
+        network: Network,
+        hooks: Box<dyn Hooks>,
+        sink: Box<dyn AttachmentSink>,
+        ledger: Ledger,
+        scope: Scope,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(CALLS_MAX));
+        let ledger = Mutex::new(ledger);
+        let busy = Mutex::default();
+        Self {
+            shared: Arc::new(Shared { config, network, hooks, sink, ledger, busy, slots, scope }),
+        }
+    }
+
+    /// Announces every interface of the ledger that still exists; forgets the others.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub async fn adopt(&self) -> Result<(), NetworkError> {
+        let links: BTreeMap<String, u32> =
+            self.shared.network.links().await?.into_iter().map(|l| (l.name, l.ifindex)).collect();
+        let mut ledger = self.shared.ledger.lock().await;
+        let known: BTreeSet<String> = ledger.owners().iter().map(|id| host_name(id)).collect();
+        for stray in links.keys().filter(|n| is_host_name(n) && !known.contains(*n)) {
+            tracing::info!(interface = stray, "Deleting an interface that no sandbox owns");
+            self.shared.network.delete_link(stray).await?;
+        }
+        for (sandbox, entry) in ledger.entries().clone() {
+            let name = &entry.attachment.ifname;
+            if links.get(name) == Some(&entry.attachment.ifindex) {
+                if let Err(error) = self.shared.hooks.attach(name) {
+                    tracing::error!(pod = %entry.key, interface = name, error, "Cannot renew the hooks of a pod; the old ones stay");
+                }
+                self.shared.sink.attached(&entry.key, &entry.uid, &entry.attachment);
+            } else {
+                tracing::warn!(pod = %entry.key, interface = name, "A pod's interface is gone; forgetting it");
+                if let Err(error) = ledger.release(&sandbox, clock::now()) {
+                    tracing::warn!(%error, "Cannot write the network ledger");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves the socket until the daemon stops. The socket file is made anew.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn serve(&self, socket: &Path) -> std::io::Result<()> {
+        let listener = bind(socket)?;
+        let cni = self.clone();
+        self.shared.scope.detach("cni", Policy::Critical, async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => cni.answer(stream).await,
+                    Err(error) => {
+                        // Out of descriptors, usually: give others a chance to close some (F38).
+                        tracing::warn!(%error, "Cannot accept a CNI call; trying again");
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn answer(&self, stream: UnixStream) {
+        let Ok(slot) = self.shared.slots.clone().acquire_owned().await else { return };
+        let cni = self.clone();
+        self.shared.scope.detach("cni-call", Policy::Finite, async move {
+            let (reader, mut writer) = stream.into_split();
+            let mut line = String::new();
+            let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
+            if reader.read_line(&mut line).await.is_err() || line.is_empty() {
+                return;
+            }
+            let response = match serde_json::from_str::<Request>(&line) {
+                Ok(request) => cni.call(&request).await,
+                Err(error) => Err(failure(CODE_INVALID, format!("not a CNI request: {error}"))),
+            };
+            let response = response.map_or_else(Response::Error, Response::Result);
+            if let Ok(mut bytes) = serde_json::to_vec(&response) {
+                bytes.push(b'\n');
+                // A shim that went away is asked again by its runtime.
+                let _ = writer.write_all(&bytes).await;
+            }
+            drop(slot);
+        });
+    }
+
+    async fn call(&self, request: &Request) -> Result<Value, Error> {
+        if matches!(request.command.as_str(), "STATUS" | "GC") {
+            // GC of sandboxes is driven by the runtime's own list: see `collect`.
+            return Ok(Value::Null);
+        }
+        if request.container_id.is_empty() {
+            return Err(failure(CODE_INVALID, "CNI_CONTAINERID is empty"));
+        }
+        if !self.shared.busy.lock().await.insert(request.container_id.clone()) {
+            return Err(failure(
+                CODE_TRY_AGAIN,
+                format!("another call for sandbox {} is under way", request.container_id),
+            ));
+        }
+        let result = match request.command.as_str() {
+            "ADD" => self.add(request).await,
+            "DEL" => self.delete(&request.container_id).await.map(|()| Value::Null),
+            "CHECK" => self.check(&request.container_id).await.map(|()| Value::Null),
+            other => Err(failure(CODE_INVALID, format!("unknown CNI_COMMAND {other:?}"))),
+        };
+        self.shared.busy.lock().await.remove(&request.container_id);
+        if let Err(error) = &result {
+            tracing::warn!(
+                command = request.command,
+                sandbox = request.container_id,
+                error = error.msg,
+                "CNI call failed"
+            );
+        }
+        result
+    }
+
+    async fn add(&self, request: &Request) -> Result<Value, Error> {
+        let pod = PodArgs::parse(&request.args)?;
+        failpoint::hit("cni.add.begin");
+        let address = {
+            let mut ledger = self.shared.ledger.lock().await;
+            ledger
+                .allocate(&request.container_id, &pod.uid, clock::now())
+                .map_err(|error| ledger_failure(&error))?
+        };
+        failpoint::hit("cni.add.allocated");
+        let config = &self.shared.config;
+        let plan = InterfacePlan {
+            pod_name: request.ifname.clone(),
+            ..interface_plan(&request.container_id, address, config.node_address, config.mtu)
+        };
+        match self.plug(request, &pod, &plan).await {
+            Ok(attachment) => Ok(result_of(request, &plan, &attachment)),
+            Err(error) => {
+                // A failed ADD leaves nothing; the runtime may or may not call DEL.
+                if let Err(undo) = self.delete(&request.container_id).await {
+                    tracing::warn!(error = undo.msg, "Cannot undo a failed CNI ADD; GC will");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn plug(
+        &self,
+        request: &Request,
+        pod: &PodArgs,
+        plan: &InterfacePlan,
+    ) -> Result<Attachment, Error> {
+        let file = netns::open(Path::new(&request.netns)).map_err(|error| {
+            failure(CODE_INVALID, format!("CNI_NETNS {}: {error}", request.netns))
+        })?;
+        let network = &self.shared.network;
+        let host =
+            network.create_pair(plan, file.as_fd()).await.map_err(|e| network_failure(&e))?;
+        failpoint::hit("cni.add.pair");
+        self.shared.hooks.attach(&plan.host_name).map_err(|error| {
+            failure(CODE_FAILED, format!("cannot attach the pod's hooks: {error}"))
+        })?;
+        failpoint::hit("cni.add.hooks");
+        network.open_host(plan, host).await.map_err(|e| network_failure(&e))?;
+        let inside = plan.clone();
+        self.shared
+            .scope
+            .blocking(move || pod::configure_pod(file.as_fd(), &inside))
+            .await
+            .map_err(|error| failure(CODE_FAILED, error.to_string()))?
+            .map_err(|e| network_failure(&e))?;
+        let attachment = Attachment {
+            ip: IpAddr::V4(plan.pod_addr.addr()),
+            ifindex: host.ifindex,
+            ifname: plan.host_name.clone(),
+            mac: plan.pod_mac,
+            sandbox_id: request.container_id.clone(),
+        };
+        let entry = Entry {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+            attachment: attachment.clone(),
+            netns: request.netns.clone(),
+            since: clock::now(),
+        };
+        let mut ledger = self.shared.ledger.lock().await;
+        ledger.record(&request.container_id, entry).map_err(|error| ledger_failure(&error))?;
+        failpoint::hit("cni.add.recorded");
+        self.shared.sink.attached(&pod.key, &pod.uid, &attachment);
+        Ok(attachment)
+    }
+
+    /// Idempotent: what is not there is gone already.
+    ///
+    /// The interface itself goes with the pod's namespace, which the runtime deletes next: a link
+    /// deletion waits 17 ms under RTNL for everyone. One that is still there a little later is
+    /// deleted then, or at the next start.
+    async fn delete(&self, sandbox: &str) -> Result<(), Error> {
+        failpoint::hit("cni.del.begin");
+        let name = host_name(sandbox);
+        let network = self.shared.network.clone();
+        self.shared.scope.detach("reap-interface", Policy::Finite, async move {
+            tokio::time::sleep(REAP_AFTER).await;
+            if let Err(error) = network.delete_link(&name).await {
+                tracing::warn!(%error, "Cannot delete the interface of a pod that is gone");
+            }
+        });
+        let mut ledger = self.shared.ledger.lock().await;
+        match ledger.release(sandbox, clock::now()) {
+            Ok(Some(entry)) => self.shared.sink.detached(&entry.uid, sandbox),
+            Ok(None) => {}
+            // The address is free in memory; the next write that succeeds says so on disk too. A
+            // full disk must not keep pods from ending (F34).
+            Err(error) => tracing::warn!(%error, "Cannot write the network ledger"),
+        }
+        failpoint::hit("cni.del.released");
+        Ok(())
+    }
+
+    async fn check(&self, sandbox: &str) -> Result<(), Error> {
+        let ledger = self.shared.ledger.lock().await;
+        let Some(entry) = ledger.entries().get(sandbox) else {
+            return Err(failure(CODE_FAILED, format!("sandbox {sandbox} has no interface")));
+        };
+        let found = self
+            .shared
+            .network
+            .ifindex(&entry.attachment.ifname)
+            .await
+            .map_err(|e| network_failure(&e))?;
+        if found == Some(entry.attachment.ifindex) {
+            Ok(())
+        } else {
+            Err(failure(CODE_FAILED, format!("interface {} is gone", entry.attachment.ifname)))
+        }
+    }
+
+    /// Removes what belongs to no sandbox of `live`, the runtime's complete list (F19). At start
+    /// (`all`) nothing can be under way; later an entry must also be old.
+    pub async fn collect(&self, live: &BTreeSet<String>, all: bool) {
+        let now = clock::now();
+        let dead: Vec<String> = {
+            let ledger = self.shared.ledger.lock().await;
+            let old = |id: &String| {
+                ledger.entries().get(id).is_some_and(|e| now.since_ms(e.since) > GC_AGE_MS)
+            };
+            ledger
+                .owners()
+                .into_iter()
+                .filter(|id| !live.contains(id) && (all || old(id)))
+                .collect()
+        };
+        for sandbox in dead {
+            if !self.shared.busy.lock().await.insert(sandbox.clone()) {
+                continue;
+            }
+            tracing::info!(sandbox, "Collecting the interface of a sandbox that is gone");
+            if let Err(error) = self.delete(&sandbox).await {
+                tracing::warn!(
+                    sandbox,
+                    error = error.msg,
+                    "Cannot collect an interface; trying again later"
+                );
+            }
+            self.shared.busy.lock().await.remove(&sandbox);
+        }
+    }
+}
+
+/// A name that only our interfaces have: the prefix and eleven hex digits.
+fn is_host_name(name: &str) -> bool {
+    name.strip_prefix(HOST_PREFIX)
+        .is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(PathBuf::from(socket), mode)?;
+    Ok(listener)
+}
+
+/// The pod that CNI_ARGS name.
+struct PodArgs {
+    key: ObjectKey,
+    uid: PodUid,
+}
+
+impl PodArgs {
+    fn parse(args: &str) -> Result<Self, Error> {
+        let all: BTreeMap<&str, &str> =
+            args.split(';').filter_map(|pair| pair.split_once('=')).collect();
+        let get = |name: &str| {
+            all.get(name).copied().filter(|value| !value.is_empty()).ok_or_else(|| {
+                failure(CODE_INVALID, format!("CNI_ARGS has no {name}: the runtime must pass it"))
+            })
+        };
+        Ok(Self {
+            key: ObjectKey::new(get("K8S_POD_NAMESPACE")?, get("K8S_POD_NAME")?),
+            uid: PodUid::new(get("K8S_POD_UID")?),
+        })
+    }
+}
+
+fn failure(code: u32, msg: impl Into<String>) -> Error {
+    Error { code, msg: msg.into(), details: String::new() }
+}
+
+fn network_failure(error: &NetworkError) -> Error {
+    let details = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    Error { code: CODE_FAILED, msg: format!("{error}: {details}"), details }
+}
+
+fn ledger_failure(error: &LedgerError) -> Error {
+    let code = match error {
+        LedgerError::Full(_) => CODE_TRY_AGAIN,
+        LedgerError::Write { .. } => CODE_FAILED,
+    };
+    let details = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    Error { code, msg: error.to_string(), details }
+}
+
+/// The CNI result (specification 1.0, "Success").
+fn result_of(request: &Request, plan: &InterfacePlan, attachment: &Attachment) -> Value {
+    let version = request.config.get("cniVersion").and_then(Value::as_str).unwrap_or("1.0.0");
+    let mac =
+        |bytes: &[u8; 6]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
+    let mut ip = json!({
+        "address": format!("{}/32", attachment.ip),
+        "gateway": GATEWAY.to_string(),
+        "interface": 1,
+    });
+    if version.starts_with("0.") {
+        ip["version"] = json!("4");
+    }
+    json!({
+        "cniVersion": version,
+        "interfaces": [
+            { "name": plan.host_name, "mac": mac(&plan.host_mac) },
+            { "name": plan.pod_name, "mac": mac(&plan.pod_mac), "sandbox": request.netns },
+        ],
+        "ips": [ip],
+        "routes": [{ "dst": "0.0.0.0/0", "gw": GATEWAY.to_string() }],
+        "dns": {},
+    })
+}

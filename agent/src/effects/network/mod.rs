@@ -1,0 +1,69 @@
+//! A pod's place on the node: veth, addresses, routes, neighbours, masquerade. What it should be is
+//! decided by `core::net`.
+//!
+//! Deliberately absent: eBPF (`dataplane`) and the question who owns an address (`cni`).
+
+pub mod facts;
+pub mod masquerade;
+pub mod pod;
+pub mod sysctl;
+
+use rtnetlink::Handle;
+use thiserror::Error;
+
+use crate::supervise::{Policy, Scope};
+
+/// What went wrong, and what to do.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    #[error("cannot {what}")]
+    Netlink { what: String, source: rtnetlink::Error },
+    #[error("cannot {what}")]
+    Io { what: String, source: std::io::Error },
+    #[error("interface {0} does not exist")]
+    NoInterface(String),
+    #[error(
+        "`nft` failed to write table {table}: {detail}; masquerading needs the nftables package \
+         and a kernel with nf_tables"
+    )]
+    Nft { table: String, detail: String },
+}
+
+impl NetworkError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Netlink { what, source }
+    }
+
+    /// The kernel's answer, where it gave one.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Netlink { source: rtnetlink::Error::NetlinkError(message), .. } => {
+                message.code.map(|code| code.get().abs())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One netlink connection in the daemon's own network namespace. Clones share it.
+#[derive(Clone)]
+pub struct Network {
+    handle: Handle,
+}
+
+impl Network {
+    /// # Errors
+    /// The netlink socket could not be opened.
+    pub fn open(scope: &Scope) -> Result<Self, NetworkError> {
+        let (connection, handle, _messages) =
+            rtnetlink::new_connection().map_err(NetworkError::io("open a netlink socket"))?;
+        scope.detach("netlink", Policy::Critical, connection);
+        Ok(Self { handle })
+    }
+}

@@ -1,0 +1,117 @@
+//! Connect, request, response, close; and how soon a policy's edit is felt.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use longshore_tests::lab::WORKLOAD_IMAGE;
+use longshore_tests::node::{Node, WORLD_IP};
+use longshore_tests::process::wait_for;
+
+use crate::median;
+
+const SERVICE: &str = "10.97.0.71:7001";
+
+/// New connections in a second, median of the rounds.
+pub struct Rates {
+    pub service: f64,
+    pub pod: f64,
+    pub veth: f64,
+}
+
+impl std::fmt::Display for Rates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { service, pod, veth } = self;
+        write!(f, "{service:.0}/s Service, {pod:.0}/s pod IP, {veth:.0}/s veth")
+    }
+}
+
+pub fn rates(node: &Node, rounds: usize) -> Result<Rates> {
+    node.write("crr.yaml", &manifests())?;
+    let command = format!("connect {SERVICE} --timeout 1");
+    wait_for("the Service to answer", 30, || {
+        // The pods may not run yet.
+        Ok(node.exec("bench", "client", &command).is_ok_and(|output| output.ok()))
+    })?;
+    let pod = pod_address(node)?;
+    let _world = node.in_world("crr-server --port 7001").start(&node.dir().join("world.log"))?;
+    let (mut service, mut direct, mut veth) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        service.push(rate(
+            &node.exec("bench", "client", &format!("crr {SERVICE} --seconds 2"))?.text,
+        )?);
+        direct.push(rate(&node.exec("bench", "client", &format!("crr {pod} --seconds 2"))?.text)?);
+        let host = node.on_host(&format!("crr {WORLD_IP}:7001 --seconds 2")).output()?;
+        veth.push(rate(&host.text)?);
+    }
+    Ok(Rates { service: median(service), pod: median(direct), veth: median(veth) })
+}
+
+/// `12345 per second, …`
+fn rate(text: &str) -> Result<f64> {
+    text.split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .with_context(|| format!("no rate in: {text}"))
+}
+
+/// The address that the server itself sees.
+fn pod_address(node: &Node) -> Result<String> {
+    let container = node.ctr().find("bench", "server")?;
+    let pid = container.pid.context("the server does not run")?;
+    let text = longshore_tests::process::Run::new("nsenter")
+        .arg(format!("--net=/proc/{pid}/ns/net"))
+        .words("ip -4 -o address show dev eth0")
+        .check()?;
+    let address = text.split_whitespace().nth(3).and_then(|word| word.split('/').next());
+    Ok(format!("{}:7001", address.context("the pod has no address")?))
+}
+
+fn pod(name: &str, args: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: bench, labels: {{app: {name}}}}}\n\
+         spec:\n  terminationGracePeriodSeconds: 1\n  containers:\n    - name: main\n      \
+         image: {WORKLOAD_IMAGE}\n      args: [{args}]\n"
+    )
+}
+
+fn manifests() -> String {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: server, namespace: bench}\nspec:\n  \
+         clusterIP: 10.97.0.71\n  selector: {app: server}\n  ports: [{port: 7001}]\n";
+    [pod("server", "crr-server"), pod("client", "sleep"), service.to_owned()].join("---\n")
+}
+
+fn policy(app: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: edit, namespace: bench}}\n\
+         spec:\n  podSelector: {{matchLabels: {{app: server}}}}\n  policyTypes: [Ingress]\n  ingress:\n    \
+         - from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]\n"
+    )
+}
+
+/// From the rename of the file to the first connection that the edit allows; median in
+/// milliseconds. A refused SYN is not repeated for 1 s, so the client gives up after 20 ms and
+/// makes a new one: that is the resolution.
+pub fn edits(node: &Node, rounds: usize) -> Result<f64> {
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        node.write("edit.yaml", &policy("nobody"))?;
+        let denied = format!("connect {SERVICE} --timeout 0.2");
+        wait_for("the policy to deny", 10, || Ok(!node.exec("bench", "client", &denied)?.ok()))?;
+        let log = node.dir().join(format!("edit{round}.log"));
+        let tries = format!("connect {SERVICE} --timeout 0.02 --count 250");
+        let mut client = node.exec_run("bench", "client", &tries)?.start(&log)?;
+        wait_for("the client to try", 5, || Ok(client.log().contains("timed out")))?;
+        let start = Instant::now();
+        node.write("edit.yaml", &policy("client"))?;
+        while !client.log().contains("connected") {
+            if start.elapsed() > Duration::from_secs(10) {
+                bail!("the edit had no effect in 10 s");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+        client.wait(20)?;
+    }
+    node.remove("edit.yaml")?;
+    Ok(median(times))
+}

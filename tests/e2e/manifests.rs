@@ -1,0 +1,78 @@
+//! Manifests come, change and go; the machine is afterwards as it was before.
+
+use longshore_tests::leak::Snapshot;
+use longshore_tests::process::wait_for;
+
+use crate::script::*;
+
+#[test]
+fn i3_deleting_everything_leaves_the_machine_as_before() {
+    let node = node("leak");
+    let before = Snapshot::take(&node).unwrap();
+    node.write("web.yaml", &web(4, "one", VOLUMES)).unwrap();
+    node.write("service.yaml", &web_service()).unwrap();
+    node.write("policy.yaml", &allow("web", "web", &["client"])).unwrap();
+    node.write("client.yaml", &pod("client", "sleep")).unwrap();
+    wait_running(&node, "web", 4);
+    wait_running(&node, "client", 1);
+    wait_ok(&node, "client", &format!("get http://{WEB_IP}/ --timeout 1"));
+    node.remove_all().unwrap();
+    wait_empty(&node);
+    let mut left = Vec::new();
+    let clean = wait_for("nothing to be left", 20, || {
+        left = before.differences(&Snapshot::take(&node)?);
+        Ok(left.is_empty())
+    });
+    assert!(clean.is_ok(), "{}", left.join("\n"));
+}
+
+const VOLUMES: &str = "          volumeMounts: [{name: scratch, mountPath: /scratch}]
+      volumes: [{name: scratch, emptyDir: {medium: Memory}}]
+";
+
+#[test]
+fn a_manifest_is_edited_added_and_removed() {
+    let node = node("edit");
+    node.write("web.yaml", &web(1, "one", "")).unwrap();
+    wait_running(&node, "web", 1);
+    let first = running(&node, "web");
+
+    // More replicas: the first pod stays.
+    node.write("web.yaml", &web(3, "one", "")).unwrap();
+    wait_running(&node, "web", 3);
+    assert!(running(&node, "web").is_superset(&first));
+
+    // Fewer.
+    node.write("web.yaml", &web(1, "one", "")).unwrap();
+    wait_running(&node, "web", 1);
+
+    // Another file, with a pod; then both go.
+    node.write("client.yaml", &pod("client", "sleep")).unwrap();
+    wait_running(&node, "client", 1);
+    node.remove("client.yaml").unwrap();
+    wait_for("the client to be gone", 20, || Ok(running(&node, "client").is_empty())).unwrap();
+    assert_eq!(running(&node, "web").len(), 1);
+    node.remove("web.yaml").unwrap();
+    wait_empty(&node);
+}
+
+#[test]
+fn a96_a205_a_stopped_daemon_leaves_its_pods_and_adopts_them() {
+    let mut node = node("adopt");
+    node.write("web.yaml", &web(2, "one", "")).unwrap();
+    node.write("service.yaml", &web_service()).unwrap();
+    wait_running(&node, "web", 2);
+    let get = format!("get http://{WEB_IP}/ --count 20 --timeout 2");
+    wait_for("the Service", 20, || Ok(node.on_host(&get).output()?.ok())).unwrap();
+    let before = node.ctr().tasks().unwrap();
+
+    assert_eq!(node.stop_daemon().unwrap(), Some(0), "SIGTERM is a clean end");
+    assert_eq!(node.ctr().tasks().unwrap(), before);
+    assert!(node.on_host(&get).output().unwrap().ok(), "the Service goes on without the daemon");
+
+    node.start_daemon().unwrap();
+    // Long enough for a wrong decision to be made and to be seen.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(node.ctr().tasks().unwrap(), before, "no pod was restarted");
+    assert!(node.on_host(&get).output().unwrap().ok());
+}

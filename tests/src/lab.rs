@@ -1,0 +1,74 @@
+//! What a lab is built from, and how a lane hands it to a test: by environment variables.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::containerd::Runtime;
+
+/// The pod image of all tests; its entry point is the workload binary.
+pub const WORKLOAD_IMAGE: &str = "localhost/longshore/workload:1";
+/// The sandbox image.
+pub const PAUSE_IMAGE: &str = "localhost/longshore/pause:1";
+
+/// Everything that is there before the first node.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    /// The daemon under test.
+    pub longshore: PathBuf,
+    pub runtime: Runtime,
+    /// The workload binary itself, for clients on the host.
+    pub workload: PathBuf,
+    /// OCI layout tars to import.
+    pub images: Vec<PathBuf>,
+    /// Nodes live below it, each in a directory of its name. Short: socket paths end at 107 bytes.
+    pub dir: PathBuf,
+    /// What names of network namespaces and cgroups begin with.
+    pub prefix: String,
+}
+
+impl Lab {
+    /// Reads what `cargo xtask test` has set.
+    ///
+    /// # Errors
+    /// A variable is missing: the test was started without xtask.
+    pub fn from_env() -> Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("this test makes network namespaces and cgroups: run it as root");
+        }
+        let runtime = Runtime::new(path("LONGSHORE_LAB_RUNTIME")?, path("LONGSHORE_LAB_RUNC")?)?;
+        let images = variable("LONGSHORE_LAB_IMAGES")?;
+        Ok(Self {
+            longshore: path("LONGSHORE_LAB_BIN")?,
+            workload: path("LONGSHORE_LAB_WORKLOAD")?,
+            runtime,
+            images: images.split(':').map(PathBuf::from).collect(),
+            dir: path("LONGSHORE_LAB_DIR")?,
+            prefix: std::env::var("LONGSHORE_LAB_PREFIX").unwrap_or_else(|_| "longshore".into()),
+        })
+    }
+
+    /// The variables for [`Lab::from_env`].
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let text = |path: &Path| path.display().to_string();
+        let images: Vec<String> = self.images.iter().map(|path| text(path)).collect();
+        vec![
+            ("LONGSHORE_LAB_BIN", text(&self.longshore)),
+            ("LONGSHORE_LAB_WORKLOAD", text(&self.workload)),
+            ("LONGSHORE_LAB_RUNTIME", text(&self.runtime.bin_dir)),
+            ("LONGSHORE_LAB_RUNC", text(&self.runtime.runc)),
+            ("LONGSHORE_LAB_IMAGES", images.join(":")),
+            ("LONGSHORE_LAB_DIR", text(&self.dir)),
+            ("LONGSHORE_LAB_PREFIX", self.prefix.clone()),
+        ]
+    }
+}
+
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name)
+        .with_context(|| format!("{name} is not set: start this test with `cargo xtask test e2e`"))
+}
+
+fn path(name: &str) -> Result<PathBuf> {
+    variable(name).map(PathBuf::from)
+}

@@ -1,0 +1,123 @@
+//! What a machine holds because of a node, as sets, so that before and after can be compared (I3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cgroup;
+use crate::node::Node;
+use crate::process::Run;
+
+/// By kind of thing. Two snapshots of the same desired state are equal.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Snapshot(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Snapshot {
+    /// Only what belongs to `node`: other programs of this machine may come and go.
+    ///
+    /// # Errors
+    /// A tool that lists things is missing.
+    pub fn take(node: &Node) -> Result<Self> {
+        let mut sets = BTreeMap::new();
+        let dir = node.dir().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let own = |at: &&str| at.starts_with(&dir) || at.starts_with("/run/netns/cni-");
+        sets.insert(
+            "mount",
+            mounts
+                .lines()
+                .filter_map(|line| line.split(' ').nth(1))
+                .filter(own)
+                .map(str::to_owned)
+                .collect(),
+        );
+        sets.insert("network interface", links(&node.netns().ip("-o link")?));
+        sets.insert("route", lines(&node.netns().ip("route show table all")?));
+        sets.insert("nftables rule", lines(&nft(node)?));
+        sets.insert(
+            "cgroup",
+            cgroup::below(&node.cgroup_root())
+                .iter()
+                .map(|dir| dir.display().to_string())
+                .collect(),
+        );
+        sets.insert(
+            "process",
+            cgroup::containers(&node.cgroup_root())
+                .into_iter()
+                .map(|(id, live)| format!("{id} {}", live.command))
+                .collect(),
+        );
+        sets.insert("shim", node.containerd().shims().into_iter().map(|(_, line)| line).collect());
+        sets.insert(
+            "container",
+            lines(&node.ctr().run().args(["containers", "ls", "-q"]).check()?),
+        );
+        let mut files = BTreeSet::new();
+        walk(&node.state_dir(), &mut files);
+        sets.insert("file, pin or pod directory", files);
+        sets.insert("map entry", node.maps().map(|text| lines(&text)).unwrap_or_default());
+        Ok(Self(sets))
+    }
+
+    /// One line for each thing that only one of the two has. Empty: nothing leaked, nothing lost.
+    pub fn differences(&self, after: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (kind, before) in &self.0 {
+            let empty = BTreeSet::new();
+            let after = after.0.get(kind).unwrap_or(&empty);
+            found.extend(after.difference(before).map(|one| format!("left behind: {kind} {one}")));
+            found.extend(before.difference(after).map(|one| format!("taken away: {kind} {one}")));
+        }
+        found
+    }
+}
+
+fn lines(text: &str) -> BTreeSet<String> {
+    text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+/// `7: eth0@if8: <…` → `eth0`: indexes differ from run to run.
+fn links(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned()))
+        .collect()
+}
+
+fn nft(node: &Node) -> Result<String> {
+    let run: Run = node.netns().run("nft").args(["-s", "list", "ruleset"]);
+    run.check()
+}
+
+/// Paths below `dir`. The log and sockets' contents do not matter, their names do.
+fn walk(dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        found.insert(entry.path().display().to_string());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&entry.path(), found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i3_what_is_new_and_what_is_gone_are_both_named() {
+        let with =
+            |name: &str| Snapshot(BTreeMap::from([("mount", BTreeSet::from([name.to_owned()]))]));
+        assert_eq!(with("/a").differences(&with("/a")), Vec::<String>::new());
+        assert_eq!(
+            with("/a").differences(&with("/b")),
+            ["left behind: mount /b", "taken away: mount /a"]
+        );
+    }
+
+    #[test]
+    fn i3_interfaces_are_told_by_name_not_by_index() {
+        let text = "1: lo: <LOOPBACK>\n7: ls1234@if8: <UP>\n";
+        assert_eq!(links(text), BTreeSet::from(["lo".to_owned(), "ls1234".to_owned()]));
+    }
+}

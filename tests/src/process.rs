@@ -1,0 +1,279 @@
+//! Runs programs: one that ends ([`Run`]) and one that stays ([`Child`]).
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What a program printed and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// `None`: ended by a signal.
+    pub code: Option<i32>,
+    /// Standard output and then standard error.
+    pub text: String,
+    pub stdout: String,
+}
+
+impl Output {
+    pub fn ok(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// A command line that is run to its end, with a limit.
+pub struct Run {
+    command: Command,
+    line: String,
+    limit: Duration,
+}
+
+impl Run {
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let line = program.as_ref().to_string_lossy().into_owned();
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        Self { command, line, limit: Duration::from_secs(60) }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.line.push(' ');
+        self.line.push_str(&arg.as_ref().to_string_lossy());
+        self.command.arg(arg);
+        self
+    }
+
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
+    /// Splits at spaces: for fixed command lines.
+    pub fn words(self, words: &str) -> Self {
+        self.args(words.split_whitespace())
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    pub fn limit_s(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// The command line as a person would type it.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Runs it; any exit code is an answer.
+    ///
+    /// # Errors
+    /// The program is missing, or it ran longer than the limit (it is killed then).
+    pub fn output(mut self) -> Result<Output> {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            self.command.spawn().with_context(|| format!("cannot start `{}`", self.line))?;
+        let stdout = drain(child.stdout.take());
+        let stderr = drain(child.stderr.take());
+        let deadline = Instant::now() + self.limit;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("`{}` did not end in {} s", self.line, self.limit.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let (stdout, stderr) = (join(stdout), join(stderr));
+        Ok(Output { code: status.code(), text: format!("{stdout}{stderr}"), stdout })
+    }
+
+    /// Runs it and wants exit code 0; gives its standard output.
+    ///
+    /// # Errors
+    /// As [`Run::output`], or another exit code: the error holds what it printed.
+    pub fn check(self) -> Result<String> {
+        let line = self.line.clone();
+        let output = self.output()?;
+        if !output.ok() {
+            bail!("`{line}` failed ({:?}):\n{}", output.code, output.text.trim_end());
+        }
+        Ok(output.stdout)
+    }
+
+    /// Starts it and leaves it running; both outputs are appended to `log`.
+    ///
+    /// # Errors
+    /// The program is missing or the log cannot be written.
+    pub fn start(mut self, log: &Path) -> Result<Child> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = self
+            .command
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", self.line))?;
+        Ok(Child { child, log: log.to_owned(), line: self.line })
+    }
+}
+
+type Reader = Option<std::thread::JoinHandle<String>>;
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Reader {
+    let mut pipe = pipe?;
+    Some(std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A broken pipe is the program's end.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }))
+}
+
+fn join(reader: Reader) -> String {
+    reader.and_then(|thread| thread.join().ok()).unwrap_or_default()
+}
+
+/// A running program. Dropping it kills it: a test that fails leaves nothing behind.
+pub struct Child {
+    child: std::process::Child,
+    log: PathBuf,
+    line: String,
+}
+
+impl Child {
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Everything printed so far (and by earlier programs with the same log).
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `None` while it runs.
+    pub fn exited(&mut self) -> Result<Option<Option<i32>>> {
+        Ok(self.child.try_wait()?.map(|status| status.code()))
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.pid()), signal)?)
+    }
+
+    /// Waits for the end; gives the exit code.
+    ///
+    /// # Errors
+    /// It still runs after `limit_s`.
+    pub fn wait(&mut self, limit_s: u64) -> Result<Option<i32>> {
+        let line = self.line.clone();
+        let mut code = None;
+        wait_for(&format!("the end of `{line}`"), limit_s, || {
+            code = self.exited()?;
+            Ok(code.is_some())
+        })?;
+        Ok(code.flatten())
+    }
+
+    /// SIGTERM, and SIGKILL when that does not help within `grace_s`.
+    pub fn stop(&mut self, grace_s: u64) -> Result<Option<i32>> {
+        if let Some(code) = self.exited()? {
+            return Ok(code);
+        }
+        self.signal(Signal::SIGTERM)?;
+        if let Ok(code) = self.wait(grace_s) {
+            return Ok(code);
+        }
+        self.kill9()?;
+        bail!("`{}` did not end {grace_s} s after SIGTERM: killed", self.line)
+    }
+
+    /// `kill -9` and the reaping of it.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks every 20 ms until `ready` says so.
+///
+/// # Errors
+/// It never did, or asking failed.
+pub fn wait_for(what: &str, limit_s: u64, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(limit_s);
+    while !ready()? {
+        if Instant::now() > deadline {
+            bail!("waited {limit_s} s for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The processes whose command line `wanted` accepts: pid and arguments joined by spaces.
+pub fn processes(wanted: impl Fn(&str) -> bool) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process that ended meanwhile, and kernel threads, have none.
+        let Ok(bytes) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned();
+        if !line.is_empty() && wanted(&line) {
+            found.push((pid, line));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// SIGKILL to each; one that is gone already is fine.
+pub fn kill_all(pids: impl IntoIterator<Item = i32>) {
+    for pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Run;
+
+    #[test]
+    fn a_program_that_hangs_is_an_error_with_its_line() {
+        let error = Run::new("sleep").arg("30").limit_s(0).output().unwrap_err();
+        assert!(error.to_string().contains("sleep 30"), "{error}");
+    }
+
+    #[test]
+    fn a_failing_program_shows_what_it_printed() {
+        let error = Run::new("sh").args(["-c", "echo why >&2; exit 3"]).check().unwrap_err();
+        assert!(error.to_string().contains("why"), "{error}");
+    }
+}
