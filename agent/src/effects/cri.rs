@@ -166,7 +166,8 @@ impl Cri {
     ) -> Result<String, CriError> {
         let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
         let mut client = self.runtime.clone();
-        let answer = call("RunPodSandbox", CALL_TIMEOUT * 2, client.run_pod_sandbox(request));
+        let deadline = CALL_TIMEOUT * 2;
+        let answer = Box::pin(call("RunPodSandbox", deadline, client.run_pod_sandbox(request)));
         Ok(answer.await?.pod_sandbox_id)
     }
 
@@ -202,7 +203,9 @@ impl Cri {
             sandbox_config: Some(sandbox_config),
         };
         let mut client = self.runtime.clone();
-        let answer = call("CreateContainer", CALL_TIMEOUT, client.create_container(request));
+        // The largest message of all: its future belongs on the heap.
+        let answer =
+            Box::pin(call("CreateContainer", CALL_TIMEOUT, client.create_container(request)));
         Ok(answer.await?.container_id)
     }
 

@@ -427,7 +427,8 @@ fn observed_container(
     }
 }
 
-/// containerd and CRI-O both put the sandbox's configuration into `info["info"]`.
+/// containerd puts the sandbox's configuration into `info["info"]`. Of a runtime that does not,
+/// nothing can be told to be ours, and its orphans are left alone.
 fn cgroup_parent_of(info: &BTreeMap<String, String>) -> Option<String> {
     let info: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
     let parent = info.pointer("/config/linux/cgroup_parent")?.as_str()?;

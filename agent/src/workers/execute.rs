@@ -55,7 +55,7 @@ pub async fn run(
     if let Some((before, _)) = places {
         failpoint::hit(before);
     }
-    let result = effect(shared, key, uid, action).await;
+    let result = Box::pin(effect(shared, key, uid, action)).await;
     if let Some((_, after)) = places {
         failpoint::hit(after);
     }

@@ -127,6 +127,10 @@ impl Worker {
             // Nothing is deleted before the first complete list (A38).
             return Round::Sleep(crate::clock::now().plus_ms(RESYNC_MS));
         }
+        let ending = pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+        if !ending && self.stored.as_ref().is_some_and(|stored| stored.ending) {
+            (self.stored, self.previous) = (None, None);
+        }
         let Some(observed) = self.observe(pod.as_deref()).await else {
             return Round::Sleep(crate::clock::now().plus_ms(UNOBSERVED.as_millis() as i64));
         };
@@ -265,7 +269,8 @@ impl Worker {
             world.local.insert(uid.clone(), Arc::new(local));
             vec![Change::Local(uid.clone())]
         });
-        let stored = Stored { key: self.key.clone(), status: status.clone() };
+        let (key, status) = (self.key.clone(), status.clone());
+        let stored = Stored { key, status, ending: terminating };
         if self.stored.as_ref() == Some(&stored) {
             return;
         }

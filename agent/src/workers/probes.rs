@@ -88,7 +88,11 @@ impl Prober {
         due = due.map(|due| due.plus_ms(self.spread_ms(&spec)));
         while let Some(at) = due {
             tokio::time::sleep(crate::clock::until(at)).await;
-            let outcome = self.probe(&spec).await;
+            let Some(outcome) = self.probe(&spec).await else {
+                // No result at all: a runtime that is away must not cost a container its life.
+                due = Some(crate::clock::now().plus_ms(spec.period_ms));
+                continue;
+            };
             self.tell(&outcome);
             // From now, not from `at`: after a freeze one result counts, not the missed ones (F08).
             let (next, verdict, next_due) =
@@ -120,16 +124,20 @@ impl Prober {
         (hash::hash64(&text) % spec.period_ms.unsigned_abs()) as i64
     }
 
-    async fn probe(&self, spec: &Spec) -> Outcome {
+    /// `None`: the prober failed, which says nothing about the container (A93).
+    async fn probe(&self, spec: &Spec) -> Option<Outcome> {
         let timeout = Duration::from_millis(spec.timeout_ms.max(1).unsigned_abs());
         let mut last = String::new();
         for _ in 0..TRIES {
             match self.try_once(timeout).await {
-                Ok(outcome) => return outcome,
+                Ok(outcome) => return Some(outcome),
                 Err(error) => last = error,
             }
         }
-        Outcome::Failure(format!("probe errored: {last}"))
+        let message = format!("{:?} probe errored: {last}", self.target.kind);
+        let container = Some(self.target.container.as_str());
+        self.shared.event(&self.key, &self.uid, container, true, "Unhealthy", message);
+        None
     }
 
     /// `Err`: the prober failed, not the container.
@@ -188,7 +196,7 @@ impl Prober {
 
     async fn http(&self, first: HttpRequest) -> Outcome {
         let mut request = first;
-        for followed in 0.. {
+        for followed in 0..=probe::MOST_REDIRECTS + 1 {
             let (status, location) = match self.http_once(&request).await {
                 Ok(reply) => reply,
                 Err(message) => return Outcome::Failure(message),

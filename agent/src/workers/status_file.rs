@@ -18,6 +18,10 @@ use crate::effects::volumes::STATUS_FILE;
 pub struct Stored {
     pub key: ObjectKey,
     pub status: PodStatus,
+    /// The pod was being deleted: its status says nothing about a pod that is wanted again under
+    /// the same UID (static UIDs come from content, A30).
+    #[serde(default)]
+    pub ending: bool,
 }
 
 fn path_of(pod_dir: &Path) -> PathBuf {
@@ -64,7 +68,7 @@ mod tests {
     fn f39_a_damaged_status_is_set_aside_and_the_pod_goes_on() {
         let dir = std::env::temp_dir().join(format!("longshore-status-{}", std::process::id()));
         let status = PodStatus { phase: Some("Running".into()), ..PodStatus::default() };
-        let stored = Stored { key: ObjectKey::new("ns", "p"), status };
+        let stored = Stored { key: ObjectKey::new("ns", "p"), status, ending: false };
         assert_eq!(load(&dir), None);
         save(&dir, &stored).unwrap();
         assert_eq!(load(&dir).as_ref(), Some(&stored));

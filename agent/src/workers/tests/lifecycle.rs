@@ -322,3 +322,26 @@ async fn a58_a_slow_stop_ends_with_its_grace_and_does_not_hold_up_the_worker() {
     node.until("finished", |node| !node.finished.lock().unwrap().is_empty()).await;
     assert!(nothing_left(&node));
 }
+
+#[tokio::test]
+async fn f03_a_pod_that_is_wanted_again_after_its_deletion_starts_afresh() {
+    let node = with_image("f03");
+    let daemon = start(&node.shared);
+    let manifest = pod("u1", serde_json::json!({"restartPolicy": "Never"}));
+    apply(&node.shared, manifest.clone());
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+    node.fake.with(|r| r.stop_takes_ms = 60_000);
+    delete(&node.shared);
+    node.until("stopping", |node| node.fake.calls("StopContainer") == 1).await;
+    drop(daemon);
+    // It went on by itself, and the daemon died before it had forgotten the pod.
+    node.fake.with(|r| {
+        r.sandboxes.clear();
+        r.containers.clear();
+        r.container_sandbox.clear();
+    });
+    let shared = node.restarted();
+    let _daemon = start(&shared);
+    apply(&shared, manifest);
+    node.until("ready again", |_| is_ready(&shared, "u1")).await;
+}

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::Node;
+use super::fake::Fault;
 use crate::supervise::Policy;
 use crate::workers::pod::Message;
 use crate::workers::probes::Probers;
@@ -42,7 +43,7 @@ async fn verdict(
     let (seen, replies) =
         (asked.clone(), replies.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>());
     let _server = node.supervisor.scope().spawn("server", Policy::Finite, async move {
-        for n in 0.. {
+        for n in 0..usize::MAX {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut buffer = [0; 4096];
             let read = stream.read(&mut buffer).await.unwrap_or(0);
@@ -146,4 +147,23 @@ async fn a88_an_exec_probe_fails_with_the_commands_words() {
     probers.set(&[exec]);
     let Some(Message::Verdict { verdict, .. }) = inbox.recv().await else { panic!() };
     assert!(verdict.success);
+}
+
+#[tokio::test]
+async fn a93_a_runtime_that_is_away_fails_no_probe() {
+    let node = Node::new("a93");
+    for _ in 0..6 {
+        let away = Fault::Refuse(tonic::Code::Unavailable, "away".into());
+        node.fake.fail("ExecSync", away);
+    }
+    let (outbox, mut inbox) = mpsc::unbounded_channel();
+    let key = ObjectKey::new("ns", "p");
+    let mut probers = Probers::new(node.shared.clone(), key, PodUid::new("u"), outbox);
+    let probe = serde_json::json!({
+        "exec": {"command": ["alive"]}, "failureThreshold": 1, "periodSeconds": 1,
+    });
+    probers.set(&[target(ProbeKind::Liveness, probe)]);
+    let Some(Message::Verdict { verdict, .. }) = inbox.recv().await else { panic!() };
+    assert!(verdict.success, "two periods without a result, then a good one");
+    assert_eq!(node.fake.calls("ExecSync"), 7);
 }
