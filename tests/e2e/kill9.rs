@@ -183,11 +183,18 @@ fn died_or(node: &mut Node, mut done: impl FnMut(&Node) -> anyhow::Result<bool>)
         Ok(died || done(node)?)
     })
     .unwrap();
-    died
+    // The last steps follow what was waited for by moments.
+    died || wait_for("the last steps", 1, || Ok(node.daemon_exited()?.is_some())).is_ok()
 }
 
+/// Gone from the runtime, and from the daemon's table of pods: every step of its end was passed.
 fn is_gone(node: &Node) -> bool {
-    node.ctr().containers().is_ok_and(|all| all.iter().all(|one| one.pod != "churn"))
+    let in_runtime =
+        node.ctr().containers().map_or(true, |all| all.iter().any(|one| one.pod == "churn"));
+    let listed = node.status().is_ok_and(|status| {
+        status.stdout.lines().any(|line| line.starts_with("e2e ") && line.contains(" churn "))
+    });
+    !in_runtime && !listed
 }
 
 fn wait_gone(node: &Node) {

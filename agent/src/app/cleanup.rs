@@ -33,15 +33,17 @@ const OPTIONS: &str = "options.json";
 /// The state directory cannot be written.
 pub fn remember(state: &StateDir, options: &Options) -> Result<()> {
     let path = state.root.join(OPTIONS);
+    let text = serde_json::to_vec_pretty(options)?;
+    if std::fs::read(&path).is_ok_and(|now| now == text) {
+        return Ok(());
+    }
     let fresh = state.root.join("options.new");
-    std::fs::write(&fresh, serde_json::to_vec_pretty(options)?)
-        .and_then(|()| std::fs::rename(&fresh, &path))
-        .with_context(|| {
-            format!(
-                "write {}: the state directory must be writable (is its disk full or read-only?)",
-                path.display()
-            )
-        })
+    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path)).with_context(|| {
+        format!(
+            "write {}: the state directory must be writable (is its disk full or read-only?)",
+            path.display()
+        )
+    })
 }
 
 /// Removes the pods, interfaces, rules, hooks, cgroups and files of the daemon that ran on

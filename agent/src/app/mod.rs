@@ -96,7 +96,10 @@ pub fn standalone(options: &Options) -> Result<()> {
         socket: state.cni_socket(),
     };
     conf.check()?;
-    cleanup::remember(&state, options)?;
+    // A full disk must not keep the daemon from the pods that run (F34).
+    if let Err(error) = cleanup::remember(&state, options) {
+        tracing::error!(error = format!("{error:#}"), "`longshore cleanup` will not know this run");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -232,6 +235,17 @@ async fn run(
     wait(&mut supervisor).await
 }
 
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 /// Until a signal, or the end of a task that must not end.
 async fn wait(supervisor: &mut Supervisor) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -250,6 +264,9 @@ async fn wait(supervisor: &mut Supervisor) -> Result<()> {
 async fn connect(config: &KubeletConfig) -> Result<(Cri, RuntimeVersion)> {
     let endpoint = &config.container_runtime_endpoint;
     let cri = Cri::new(endpoint)?;
+    if let Err(error) = cri.version().await {
+        tracing::warn!(endpoint, %error, "No container runtime answers yet; waiting up to 30 s");
+    }
     let version = cri.wait_ready().await.with_context(|| {
         format!(
             "no container runtime answers at {endpoint}: is containerd running, with its CRI \
@@ -349,6 +366,9 @@ async fn start_cni(
         Ledger::load(&state.ledger(), place.pod_cidr, &node::boot_id()?, clock::now());
     for problem in problems {
         tracing::error!(problem, "The network ledger");
+    }
+    if let Err(error) = ledger.check() {
+        tracing::error!(error = %chain(&error), "The network ledger; running pods are not affected");
     }
     let cni = Cni::new(
         CniConfig { node_address: place.own, mtu: place.mtu },

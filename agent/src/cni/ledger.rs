@@ -121,6 +121,14 @@ impl Ledger {
         Ok(entry)
     }
 
+    /// Writes the file as it is in memory, so that it exists and can be written before it matters.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn check(&self) -> Result<(), LedgerError> {
+        self.save()
+    }
+
     /// Every sandbox that owns an address, with or without a finished interface.
     pub fn owners(&self) -> BTreeSet<String> {
         let mut owners: BTreeSet<String> = self.entries.keys().cloned().collect();
