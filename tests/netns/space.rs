@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd as _;
 
+use longshore::effects::network::in_netns;
 use longshore::sys::netns;
 use nix::sched::{CloneFlags, unshare};
 
@@ -24,7 +25,7 @@ impl Space {
 
     /// Runs `call` inside, on a thread of its own.
     pub fn run<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
-        netns::run_in(self.file.as_fd(), call).expect("enter the namespace")
+        in_netns(self.file.as_fd(), call).expect("enter the namespace")
     }
 
     /// Runs a future inside, on a current-thread runtime.

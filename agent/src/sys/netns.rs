@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
@@ -23,13 +23,11 @@ pub fn current() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }
 
-/// Runs `call` inside the network namespace `netns` on a thread of its own, which ends with it.
+/// Moves the calling thread into the network namespace `netns`. Only for a thread that ends with its
+/// work: see `effects::network::in_netns`.
 ///
 /// # Errors
-/// The thread or `setns` failed; `netns` is no network namespace.
-pub fn run_in<T: Send>(netns: BorrowedFd<'_>, call: impl FnOnce() -> T + Send) -> io::Result<T> {
-    crate::supervise::thread("in-netns", move || {
-        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-        Ok(call())
-    })?
+/// `netns` is no network namespace.
+pub fn enter(netns: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(setns(netns, CloneFlags::CLONE_NEWNET)?)
 }

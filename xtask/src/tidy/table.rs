@@ -70,7 +70,7 @@ const ROOMS: [Room; 32] = [
             "core::model",
             "core::config",
             "core::pod::action",
-            "core::net::plan",
+            "core::net",
             "agent::clock",
             "agent::supervise",
             "agent::failpoint",

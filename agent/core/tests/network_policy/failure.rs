@@ -1,7 +1,7 @@
 //! Bad objects, conflicts, and what goes away in an unlucky order.
 
 use crate::lab::{Lab, NODE, WORLD, ip, key};
-use longshore_core::image::{PeerTerm, PortSet};
+use longshore_core::image::{CidrClass, PeerTerm, PortSet};
 
 /// One policy of x with an item that cannot be read, beside one that can: the first allows
 /// nothing, the second holds, and the problem names the field.
@@ -424,6 +424,8 @@ fn ipv6_blocks_are_compiled_and_match_no_ipv4_address() {
     let mut lab = Lab::grid();
     lab.policy("x/p", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: '2001:db8::/32', except: ['2001:db8:1::/48']}}, {ipBlock: {cidr: '::/0'}}]}]}");
     let image = lab.image();
-    assert_eq!(image.cidrs.len(), 3);
+    // The three prefixes, and all of IPv4: `::/0` would cover its mapped addresses in the trie.
+    assert_eq!(image.cidrs.len(), 4);
+    assert_eq!(image.cidrs[&"0.0.0.0/0".parse().unwrap()], CidrClass::default());
     lab.check(&[(WORLD, "x/a", "TCP/80", false)]);
 }

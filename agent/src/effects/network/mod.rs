@@ -8,10 +8,13 @@ pub mod masquerade;
 pub mod pod;
 pub mod sysctl;
 
+use std::os::fd::BorrowedFd;
+
 use rtnetlink::Handle;
 use thiserror::Error;
 
-use crate::supervise::{Policy, Scope};
+use crate::supervise::{self, Policy, Scope};
+use crate::sys::netns;
 
 /// What went wrong, and what to do.
 #[derive(Debug, Error)]
@@ -66,4 +69,18 @@ impl Network {
         scope.detach("netlink", Policy::Critical, connection);
         Ok(Self { handle })
     }
+}
+
+/// Runs `call` inside the network namespace `netns`, on a thread of its own, which ends with it.
+///
+/// # Errors
+/// The thread or the change of namespace failed.
+pub fn in_netns<T: Send>(
+    netns: BorrowedFd<'_>,
+    call: impl FnOnce() -> T + Send,
+) -> std::io::Result<T> {
+    supervise::thread("in-netns", move || {
+        netns::enter(netns)?;
+        Ok(call())
+    })?
 }

@@ -4,7 +4,7 @@
 //! and [`configure_pod`] bring it up. So no packet passes without a hook (C16).
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use futures::TryStreamExt as _;
 use longshore_core::net::{InterfacePlan, Neighbour, Route};
@@ -14,8 +14,7 @@ use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
 };
 
-use super::{Network, NetworkError, sysctl};
-use crate::sys::netns;
+use super::{Network, NetworkError, in_netns, sysctl};
 
 /// What the kernel made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +121,7 @@ impl Network {
 /// # Errors
 /// The namespace could not be entered or the kernel refused.
 pub fn configure_pod(netns: BorrowedFd<'_>, plan: &InterfacePlan) -> Result<(), NetworkError> {
-    netns::run_in(netns.as_fd(), || {
+    in_netns(netns, || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
