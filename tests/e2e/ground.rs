@@ -5,6 +5,7 @@ use longshore_tests::cri::{BarePod, Cri};
 use longshore_tests::lab::{Lab, PAUSE_IMAGE, WORKLOAD_IMAGE};
 use longshore_tests::leak::Snapshot;
 use longshore_tests::node::Node;
+use longshore_tests::process::wait_for;
 
 fn bare(node: &Node, name: &str) -> BarePod {
     BarePod {
@@ -48,6 +49,8 @@ fn i3_a_lab_without_the_daemon_leaves_nothing() {
         node.containerd_mut().restart().unwrap();
         assert_eq!(cgroup::containers(&root), live);
         let mut cri = Cri::connect(&node.containerd().socket()).unwrap();
+        // Its socket answers before its CRI plugin has read what runs.
+        wait_for("the CRI plugin to be ready", 20, || Ok(cri.sandboxes().is_ok())).unwrap();
         assert_eq!(cri.sandboxes().unwrap().len(), 1);
         cri.remove_pod(&sandbox).unwrap();
 

@@ -117,9 +117,9 @@ impl Demo {
 
     fn service(&mut self, node: &Node) -> Result<()> {
         self.title("The Service answers from both pods");
-        let url = format!("get http://{SERVICE}/ --timeout 2 --count 8 --interval 20");
-        let ready = wait_for("the Service to answer", 20, || {
-            Ok(node.exec("demo", "client", &format!("get http://{SERVICE}/ --timeout 1"))?.ok())
+        let url = format!("get http://{SERVICE}/ --timeout 2 --count 24 --interval 10");
+        let ready = wait_for("both web pods to be ready", 20, || {
+            Ok(node.status()?.stdout.lines().any(|l| l.contains(SERVICE) && l.ends_with("2/2")))
         });
         if let Err(error) = ready {
             println!("   {error:#}");
@@ -127,7 +127,7 @@ impl Demo {
         let output = shown(node, node.exec_run("demo", "client", &url)?)?;
         let pods: std::collections::BTreeSet<&str> =
             output.stdout.lines().filter(|line| line.starts_with("web-")).collect();
-        self.expect("8 of 8 requests were answered", output.ok());
+        self.expect("24 of 24 requests were answered", output.ok());
         self.expect("by two pods", pods.len() == 2);
         Ok(())
     }
