@@ -41,6 +41,8 @@ pub struct Runtime {
     pub network_not_ready: bool,
     /// Like containerd 1.6: no GetContainerEvents.
     pub without_events: bool,
+    /// Like containerd 1.7 and newer: not even headers before the first event.
+    pub events_open_late: bool,
     /// Containers do not end at SIGTERM; StopContainer kills after this many ms.
     pub stop_takes_ms: u64,
     /// Exit code and output of ExecSync.
@@ -442,7 +444,10 @@ impl RuntimeService for Fake {
         if self.with(|r| r.without_events) {
             return Err(Status::unimplemented("unknown method GetContainerEvents"));
         }
-        let events = self.events.subscribe();
+        let mut events = self.events.subscribe();
+        if self.with(|r| r.events_open_late) {
+            drop(events.recv().await);
+        }
         let stream = futures::stream::unfold(events, |mut events| async {
             events.recv().await.ok().map(|event| (Ok(event), events))
         });
