@@ -365,6 +365,7 @@ async fn start_cni(
 
 /// Frees what belongs to no sandbox of the runtime's last complete list; there is one.
 async fn collect(cni: Cni, observer: Observer) {
+    let mut listed = observer.listed();
     let mut first = true;
     loop {
         let live: BTreeSet<String> =
@@ -372,5 +373,9 @@ async fn collect(cni: Cni, observer: Observer) {
         cni.collect(&live, first).await;
         first = false;
         tokio::time::sleep(COLLECT_EVERY).await;
+        // While the runtime does not answer, its last list says nothing of newer sandboxes (F11).
+        listed.mark_unchanged();
+        // The sender lives as long as the observer does.
+        let _ = listed.changed().await;
     }
 }
