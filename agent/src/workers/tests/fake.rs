@@ -45,6 +45,8 @@ pub struct Runtime {
     pub events_open_late: bool,
     /// Containers do not end at SIGTERM; StopContainer kills after this many ms.
     pub stop_takes_ms: u64,
+    /// PodSandboxStatus of this sandbox is never answered.
+    pub hangs: Option<String>,
     /// Exit code and output of ExecSync.
     pub exec: (i32, String),
     pub log: Vec<String>,
@@ -257,6 +259,9 @@ impl RuntimeService for Fake {
     ) -> Result<Response<cri::PodSandboxStatusResponse>, Status> {
         let lose = self.enter("PodSandboxStatus")?;
         let id = request.into_inner().pod_sandbox_id;
+        if self.with(|r| r.hangs.as_ref() == Some(&id)) {
+            std::future::pending::<()>().await;
+        }
         let (sandbox, parent, options) = self.with(|r| {
             let parent = r.cgroup_parents.get(&id).cloned().unwrap_or_default();
             (r.sandboxes.get(&id).cloned(), parent, r.namespaces.get(&id).cloned())

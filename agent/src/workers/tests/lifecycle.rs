@@ -207,15 +207,23 @@ async fn a38_orphans_are_ended_only_after_the_first_complete_list() {
     assert_eq!(running(&node), 0);
 }
 
+/// Another root, and a kubelet with the same one: its pods have no directory here.
 #[tokio::test]
 async fn a37_what_another_daemon_made_is_left_alone() {
-    let node = with_image("a37");
+    for (name, root) in [("a37", "/kubepods"), ("a37-same", "/test/kubepods")] {
+        others_are_left_alone(name, root).await;
+    }
+}
+
+async fn others_are_left_alone(name: &str, root: &str) {
+    let node = with_image(name);
+    node.cgroups.paths.lock().unwrap().insert(format!("{root}/podx"));
     node.fake.with(|r| r.without_events = true);
     let labels = [("io.kubernetes.pod.uid", "x"), ("io.kubernetes.pod.name", "theirs")];
     let config = cri::PodSandboxConfig {
         labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         linux: Some(cri::LinuxPodSandboxConfig {
-            cgroup_parent: "/kubepods/podx".into(),
+            cgroup_parent: format!("{root}/podx"),
             ..Default::default()
         }),
         ..Default::default()
@@ -229,6 +237,27 @@ async fn a37_what_another_daemon_made_is_left_alone() {
     node.until("some lists", |node| node.fake.calls("ListContainers") > 5).await;
     assert_eq!(node.fake.with(|r| r.sandboxes.len()), 1);
     assert_eq!(writes(&node), 1, "only the sandbox that the test itself made");
+    assert_eq!(node.cgroups.paths.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn f12_a_question_about_one_pod_that_hangs_holds_up_no_other() {
+    let node = with_image("f12-hang");
+    node.fake.with(|r| r.without_events = true);
+    let labels = [("io.kubernetes.pod.uid", "x"), ("io.kubernetes.pod.name", "theirs")];
+    let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let config = cri::PodSandboxConfig { labels, ..Default::default() };
+    let id = node.shared.cri.run_sandbox(config, String::new()).await.unwrap();
+    node.fake.with(|r| r.hangs = Some(id));
+    std::fs::create_dir_all(node.dir.join("pods/x")).unwrap();
+    let _daemon = start(&node.shared);
+    node.shared.store.edit(|world| {
+        world.synced = true;
+        vec![Change::Synced]
+    });
+    node.until("the question", |node| node.fake.calls("PodSandboxStatus") == 1).await;
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
 }
 
 #[tokio::test]
