@@ -337,6 +337,8 @@ impl Worker {
 
     /// Stops a container without waiting: its grace may be long, and everything else of the pod
     /// goes on. A shorter grace than that of the stop under way is told to the runtime again.
+    /// Before SIGTERM the dataplane has taken in what was published, `terminating` among it: no new
+    /// connection is sent to a container that was told to end.
     fn stop_beside(&mut self, id: &str, grace_s: i64, action: &Action) -> bool {
         self.memory.done(action, crate::clock::now());
         if self.stops.get(id).is_some_and(|(grace, task)| *grace <= grace_s && !task.is_finished())
@@ -345,7 +347,9 @@ impl Worker {
         }
         let (shared, key, uid) = (self.shared.clone(), self.key.clone(), self.uid.clone());
         let (outbox, action) = (self.outbox.clone(), action.clone());
+        let published = self.shared.store.snapshot().revision;
         let task = self.shared.scope.spawn(format!("stop {id}"), Policy::Finite, async move {
+            shared.programmed.taken_in(published).await;
             let result = execute::run(&shared, &key, &uid, &action).await;
             // The worker may have ended meanwhile; then nobody needs to know.
             drop(outbox.send(Message::Stopped { action, result }));
