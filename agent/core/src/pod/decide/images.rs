@@ -130,6 +130,8 @@ fn failed(steps: &mut Steps<'_>, name: &str, image: &str, failure: (Time, &'stat
             next
         }
     };
+    // If the image appears without a pull of ours, nothing was pulled.
+    steps.memory.pulls.remove(name);
     let reason = if reason.is_empty() { "ErrImagePull" } else { reason };
     let mark = at.to_string();
     let text = format!("Failed to pull image {image:?}: {message}");
