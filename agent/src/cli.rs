@@ -49,15 +49,16 @@ pub struct StandaloneArgs {
     pub directory: PathBuf,
     #[command(flatten)]
     pub place: StateDir,
-    /// CRI socket of the container runtime
-    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
-    pub container_runtime_endpoint: String,
+    /// CRI socket of the container runtime [default: containerRuntimeEndpoint of --config, else
+    /// unix:///run/containerd/containerd.sock]
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<String>,
     /// KubeletConfiguration file
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// cgroup below which all pods are
-    #[arg(long, default_value = "/")]
-    pub cgroup_root: String,
+    /// cgroup below which all pods are [default: cgroupRoot of --config, else /]
+    #[arg(long)]
+    pub cgroup_root: Option<String>,
     /// Where the runtime reads CNI configuration; ours is put there
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
@@ -153,20 +154,11 @@ pub enum Maps {
     },
 }
 
-/// Flags of `longshore cleanup`.
+/// Flags of `longshore cleanup`: the rest is in the state directory, as the daemon was told it.
 #[derive(Args, Debug, Clone, PartialEq)]
 pub struct CleanupArgs {
     #[command(flatten)]
     pub place: StateDir,
-    /// CRI socket of the runtime whose pods of ours are removed
-    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
-    pub container_runtime_endpoint: String,
-    #[arg(long, default_value = "/")]
-    pub cgroup_root: String,
-    #[arg(long, default_value = "/etc/cni/net.d")]
-    pub cni_conf_dir: PathBuf,
-    #[arg(long, default_value = "/opt/cni/bin")]
-    pub cni_bin_dir: PathBuf,
 }
 
 /// What the wiring does for the commands that are not questions.
@@ -369,6 +361,7 @@ mod tests {
     fn cli_standalone_has_kubelet_habits() {
         let args = standalone("longshore standalone /m");
         assert_eq!(args.place.state_dir, PathBuf::from(STATE_DIR));
+        assert_eq!((args.container_runtime_endpoint, args.cgroup_root), (None, None));
         assert_eq!(
             (args.pod_cidr.to_string(), args.verbosity, args.bpf_log),
             ("10.85.0.0/16".to_owned(), 2, false)

@@ -1,4 +1,4 @@
-//! `longshore cleanup`: removes everything that is this daemon's. Stop never does (E.10).
+//! `longshore cleanup`: removes everything that is this daemon's. Stop never does.
 //!
 //! What to remove is read from the state directory; nothing else is looked for, so nothing of
 //! others can be hit. Each step says what it does and goes on when another fails.

@@ -78,6 +78,11 @@ impl StateDir {
     }
 }
 
+/// Whether a `/proc/swaps` text names a swap area; its first line is the head.
+pub fn has_swap(swaps: &str) -> bool {
+    swaps.lines().skip(1).any(|line| !line.trim().is_empty())
+}
+
 /// Where cgroup v2 is mounted, and whether it carries the resource controllers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CgroupV2 {
@@ -116,6 +121,13 @@ fn v2_mount(mountinfo: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a154_swap_is_found() {
+        let head = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert!(!has_swap("") && !has_swap(head));
+        assert!(has_swap(&format!("{head}/swapfile file 1048572 0 -2\n")));
+    }
 
     #[test]
     fn a149_the_v2_hierarchy_is_found_beside_v1() {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
-use longshore_core::config::{self, KubeletConfig};
+use longshore_core::config::{self, CgroupDriver, KubeletConfig};
 use longshore_core::model::{NodeView, ObjectKey, PodUid, Severity};
 use longshore_core::net::masquerade as masquerade_plan;
 use longshore_core::standalone::{Settings, hosts_entries};
@@ -47,9 +47,11 @@ use ground::{CgroupV2, StateDir};
 pub struct Options {
     pub manifests: PathBuf,
     pub state_dir: PathBuf,
-    pub container_runtime_endpoint: String,
+    /// `None`: the configuration decides.
+    pub container_runtime_endpoint: Option<String>,
     pub config: Option<PathBuf>,
-    pub cgroup_root: String,
+    /// `None`: the configuration decides.
+    pub cgroup_root: Option<String>,
     pub cni_conf_dir: PathBuf,
     pub cni_bin_dir: PathBuf,
     pub pod_cidr: IpNet,
@@ -76,6 +78,16 @@ impl Options {
             bpf_log: args.bpf_log,
         }
     }
+
+    /// With what the configuration decided, so that the file is not needed again.
+    fn resolved(&self, config: &KubeletConfig) -> Self {
+        Self {
+            container_runtime_endpoint: Some(config.container_runtime_endpoint.clone()),
+            cgroup_root: Some(config.cgroup_root.clone()),
+            config: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// How often interfaces of vanished sandboxes are looked for.
@@ -97,7 +109,7 @@ pub fn standalone(options: &Options) -> Result<()> {
     };
     conf.check()?;
     // A full disk must not keep the daemon from the pods that run (F34).
-    if let Err(error) = cleanup::remember(&state, options) {
+    if let Err(error) = cleanup::remember(&state, &options.resolved(&config)) {
         tracing::error!(error = format!("{error:#}"), "`longshore cleanup` will not know this run");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,7 +123,7 @@ pub fn standalone(options: &Options) -> Result<()> {
     ended
 }
 
-/// The configuration file, with the command line over it.
+/// The configuration file, with what the command line says over it.
 fn configuration(options: &Options) -> Result<KubeletConfig> {
     let mut config = match &options.config {
         Some(path) => {
@@ -131,8 +143,14 @@ fn configuration(options: &Options) -> Result<KubeletConfig> {
             KubeletConfig { fail_cgroup_v1: false, fail_swap_on: false, ..KubeletConfig::default() }
         }
     };
-    config.container_runtime_endpoint.clone_from(&options.container_runtime_endpoint);
-    config.cgroup_root.clone_from(&options.cgroup_root);
+    if let Some(endpoint) = &options.container_runtime_endpoint {
+        config.container_runtime_endpoint.clone_from(endpoint);
+    }
+    if let Some(root) = &options.cgroup_root {
+        config.cgroup_root.clone_from(root);
+    }
+    // `cgroupRoot: ""` and `pods` are `/` and `/pods`.
+    config.cgroup_root = format!("/{}", config.cgroup_root.trim_matches('/'));
     Ok(config)
 }
 
@@ -147,11 +165,23 @@ async fn run(
     let store = Store::default();
     let started_at = clock::now();
     let network = Network::open(&scope)?;
+    if config.cgroup_driver == CgroupDriver::Systemd {
+        bail!(
+            "cgroupDriver: systemd is not supported yet: set cgroupDriver: cgroupfs in --config, \
+             and SystemdCgroup = false in the runtime"
+        );
+    }
     let cgroups = CgroupV2::find()?;
     if config.fail_cgroup_v1 && !cgroups.has_controllers {
         bail!(
             "the resource controllers of this machine are on cgroup v1, and failCgroupV1 is true: \
              boot with cgroup v2, or set failCgroupV1: false in --config"
+        );
+    }
+    if config.fail_swap_on && ground::has_swap(&std::fs::read_to_string("/proc/swaps")?) {
+        bail!(
+            "swap is on, and failSwapOn is true: turn it off (swapoff -a), or set failSwapOn: \
+             false in --config"
         );
     }
     let (node, place) = find_node(options, state, config, &network, &cgroups).await?;
@@ -173,6 +203,7 @@ async fn run(
     scope.detach("dataplane", Policy::Critical, worker.run());
 
     let (cri, version) = connect(config).await?;
+    check_cgroup_driver(&cri).await?;
     let observer = observe(&scope, &cri, state, &node).await;
     let (files, source) = Files::open(
         &options.manifests,
@@ -274,6 +305,23 @@ async fn connect(config: &KubeletConfig) -> Result<(Cri, RuntimeVersion)> {
         )
     })?;
     Ok((cri, version))
+}
+
+/// Pod cgroups are made by path. A runtime that takes the path for a systemd slice's name refuses
+/// every sandbox (A149); one that does not say (containerd 1.6) is taken to use cgroupfs.
+async fn check_cgroup_driver(cri: &Cri) -> Result<()> {
+    let systemd = cri.systemd_cgroups().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "The runtime does not tell its cgroup driver; cgroupfs is assumed");
+        None
+    });
+    if systemd == Some(true) {
+        bail!(
+            "the container runtime uses the systemd cgroup driver, which longshore does not have \
+             yet: set SystemdCgroup = false in the runtime's configuration (containerd: the \
+             options of the runc runtime in config.toml) and restart it"
+        );
+    }
+    Ok(())
 }
 
 /// Starts the observer and waits for its first complete list.
@@ -385,6 +433,7 @@ async fn start_cni(
 
 /// Frees what belongs to no sandbox of the runtime's last complete list; there is one.
 async fn collect(cni: Cni, observer: Observer) {
+    let mut listed = observer.listed();
     let mut first = true;
     loop {
         let live: BTreeSet<String> =
@@ -392,5 +441,9 @@ async fn collect(cni: Cni, observer: Observer) {
         cni.collect(&live, first).await;
         first = false;
         tokio::time::sleep(COLLECT_EVERY).await;
+        // While the runtime does not answer, its last list says nothing of newer sandboxes (F11).
+        listed.mark_unchanged();
+        // The sender lives as long as the observer does.
+        let _ = listed.changed().await;
     }
 }

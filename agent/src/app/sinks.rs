@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PodStatus;
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{Change, LocalPod, ObjectKey, PodUid};
 
@@ -39,7 +40,13 @@ impl AttachmentSink for Attachments {
                 return Vec::new();
             }
             let local = LocalPod { attachment: None, ..LocalPod::clone(old) };
-            world.local.insert(uid.clone(), Arc::new(local));
+            // No worker will forget what only the interface has left behind.
+            let wanted = local.key.as_ref().is_some_and(|key| world.pod_of(key, uid).is_some());
+            if wanted || local.status != PodStatus::default() {
+                world.local.insert(uid.clone(), Arc::new(local));
+            } else {
+                world.local.remove(uid);
+            }
             vec![Change::Local(uid.clone())]
         });
     }

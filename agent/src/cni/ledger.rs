@@ -108,17 +108,28 @@ impl Ledger {
         self.save()
     }
 
-    /// Forgets the sandbox; its address cools down. `None`: it was not known.
-    ///
-    /// # Errors
-    /// The file cannot be written; in memory the address is released all the same.
-    pub fn release(&mut self, sandbox: &str, now: Time) -> Result<Option<Entry>, LedgerError> {
+    /// Forgets the sandbox; its address cools down. The entry is `None` where it was not known; the
+    /// second value says whether the file could be written: in memory the address is free all the
+    /// same, so whoever knows of the entry must hear of its end (F34).
+    pub fn release(
+        &mut self,
+        sandbox: &str,
+        now: Time,
+    ) -> (Option<Entry>, Result<(), LedgerError>) {
         let released = self.ipam.release(sandbox, now);
         let entry = self.entries.remove(sandbox);
-        if released.is_some() || entry.is_some() {
-            self.save()?;
-        }
-        Ok(entry)
+        let saved = match (&released, &entry) {
+            (None, None) => Ok(()),
+            _ => self.save(),
+        };
+        (entry, saved)
+    }
+
+    /// Since when the sandbox owns something.
+    pub fn since(&self, sandbox: &str) -> Option<Time> {
+        let lease = self.ipam.leases().get(sandbox).map(|lease| lease.since);
+        let entry = self.entries.get(sandbox).map(|entry| entry.since);
+        lease.max(entry)
     }
 
     /// Writes the file as it is in memory, so that it exists and can be written before it matters.
@@ -167,4 +178,40 @@ fn set_aside(path: &Path, problem: &str) -> String {
         Err(error) => format!("it could not be kept: {error}"),
     };
     format!("{} is unusable ({problem}) and starts empty; {kept}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f34_a_release_that_cannot_be_written_still_names_what_ends() {
+        let dir = std::env::temp_dir().join(format!("longshore-ledger-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let range = "10.0.0.0/24".parse().unwrap();
+        let (mut ledger, _) = Ledger::load(&dir.join("network.json"), range, "boot", Time(0));
+        let uid = PodUid::new("u1");
+        let ip = ledger.allocate("s1", &uid, Time(5)).unwrap();
+        let entry = Entry {
+            key: ObjectKey::new("ns", "web"),
+            uid: uid.clone(),
+            attachment: Attachment {
+                ip: ip.into(),
+                ifindex: 7,
+                ifname: "ls0".into(),
+                mac: [2; 6],
+                sandbox_id: "s1".into(),
+            },
+            netns: "/run/netns/x".into(),
+            since: Time(9),
+        };
+        ledger.record("s1", entry.clone()).unwrap();
+        assert_eq!((ledger.since("s1"), ledger.since("s2")), (Some(Time(9)), None));
+        fs::remove_dir_all(&dir).unwrap();
+        let (released, saved) = ledger.release("s1", Time(10));
+        assert_eq!(released, Some(entry));
+        assert!(matches!(saved, Err(LedgerError::Write { .. })), "{saved:?}");
+        assert!(ledger.owners().is_empty());
+        assert!(matches!(ledger.release("s1", Time(11)), (None, Ok(()))));
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use longshore_cni::{CODE_FAILED, CODE_INVALID, CODE_TRY_AGAIN, Error, Request, Response};
 use longshore_core::model::observed::Attachment;
-use longshore_core::model::{ObjectKey, PodUid};
+use longshore_core::model::{ObjectKey, PodUid, Time};
 use longshore_core::net::interface::{GATEWAY, HOST_PREFIX, host_name};
 use longshore_core::net::{InterfacePlan, interface_plan};
 use serde_json::{Value, json};
@@ -55,6 +55,7 @@ struct Shared {
     busy: Mutex<BTreeSet<String>>,
     slots: Arc<Semaphore>,
     scope: Scope,
+    started_at: Time,
 }
 
 impl Cni {
@@ -69,8 +70,19 @@ impl Cni {
         let slots = Arc::new(Semaphore::new(CALLS_MAX));
         let ledger = Mutex::new(ledger);
         let busy = Mutex::default();
+        let started_at = clock::now();
         Self {
-            shared: Arc::new(Shared { config, network, hooks, sink, ledger, busy, slots, scope }),
+            shared: Arc::new(Shared {
+                config,
+                network,
+                hooks,
+                sink,
+                ledger,
+                busy,
+                slots,
+                scope,
+                started_at,
+            }),
         }
     }
 
@@ -96,7 +108,7 @@ impl Cni {
                 self.shared.sink.attached(&entry.key, &entry.uid, &entry.attachment);
             } else {
                 tracing::warn!(pod = %entry.key, interface = name, "A pod's interface is gone; forgetting it");
-                if let Err(error) = ledger.release(&sandbox, clock::now()) {
+                if let (_, Err(error)) = ledger.release(&sandbox, clock::now()) {
                     tracing::warn!(%error, "Cannot write the network ledger");
                 }
             }
@@ -271,12 +283,14 @@ impl Cni {
             }
         });
         let mut ledger = self.shared.ledger.lock().await;
-        match ledger.release(sandbox, clock::now()) {
-            Ok(Some(entry)) => self.shared.sink.detached(&entry.uid, sandbox),
-            Ok(None) => {}
+        let (entry, saved) = ledger.release(sandbox, clock::now());
+        if let Err(error) = saved {
             // The address is free in memory; the next write that succeeds says so on disk too. A
             // full disk must not keep pods from ending (F34).
-            Err(error) => tracing::warn!(%error, "Cannot write the network ledger"),
+            tracing::warn!(%error, "Cannot write the network ledger");
+        }
+        if let Some(entry) = entry {
+            self.shared.sink.detached(&entry.uid, sandbox);
         }
         failpoint::hit("cni.del.released");
         Ok(())
@@ -300,20 +314,16 @@ impl Cni {
         }
     }
 
-    /// Removes what belongs to no sandbox of `live`, the runtime's complete list (F19). At start
-    /// (`all`) nothing can be under way; later an entry must also be old.
-    pub async fn collect(&self, live: &BTreeSet<String>, all: bool) {
-        let now = clock::now();
+    /// Removes what belongs to no sandbox of `live`, the runtime's complete list (F19). `first`: of
+    /// what this daemon found at its start nothing can be under way; what it gave itself must be
+    /// old, because the runtime lists a sandbox only after its ADD.
+    pub async fn collect(&self, live: &BTreeSet<String>, first: bool) {
+        let old = clock::now().plus_ms(-GC_AGE_MS);
+        let before = if first { self.shared.started_at.max(old) } else { old };
         let dead: Vec<String> = {
             let ledger = self.shared.ledger.lock().await;
-            let old = |id: &String| {
-                ledger.entries().get(id).is_some_and(|e| now.since_ms(e.since) > GC_AGE_MS)
-            };
-            ledger
-                .owners()
-                .into_iter()
-                .filter(|id| !live.contains(id) && (all || old(id)))
-                .collect()
+            let is_old = |id: &String| ledger.since(id).is_none_or(|since| since < before);
+            ledger.owners().into_iter().filter(|id| !live.contains(id) && is_old(id)).collect()
         };
         for sandbox in dead {
             if !self.shared.busy.lock().await.insert(sandbox.clone()) {

@@ -103,7 +103,7 @@ fn take_over(program: &mut CgroupSockAddr, link: CgroupSockAddrLink) -> Result<(
 }
 
 fn first(program: &mut CgroupSockAddr, cgroup: &File) -> Result<FdLink, ProgramError> {
-    // Links are always beside others (toolchain.md §4); `Single` is what the kernel wants to hear.
+    // The kernel takes no flags for a link: it always runs beside others, as if BPF_F_ALLOW_MULTI.
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     Ok(program.take_link(id)?.try_into()?)
 }

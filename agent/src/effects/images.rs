@@ -80,6 +80,13 @@ impl Images {
         Ok(entry.state.clone())
     }
 
+    /// The image if it is there although its pull failed: somebody imported it. The failure stays
+    /// for those who want a pull all the same.
+    pub async fn imported(&self, image: &str) -> Option<ImageState> {
+        let found = self.inner.cri.image_status(image).await.ok()?;
+        Some(present(found)).filter(|state| *state != ImageState::Absent)
+    }
+
     /// Forgets what was believed, because a container could not be made from it.
     pub fn forget(&self, image: &str) {
         let mut all = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);

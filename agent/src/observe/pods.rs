@@ -151,7 +151,7 @@ impl Observer {
         let mut can_stream = true;
         loop {
             if can_stream {
-                match self.inner.reader.events().await {
+                match self.open_events().await {
                     Ok(events) => {
                         tracing::info!("following container events");
                         can_stream = self.follow(events).await;
@@ -165,6 +165,25 @@ impl Observer {
             }
             self.list_all().await;
             self.pause(RELIST).await;
+        }
+    }
+
+    /// Lists while the stream opens: containerd 1.7 and newer answer with nothing at all, not even
+    /// headers, before their first event, which on a quiet node is never.
+    async fn open_events(
+        &self,
+    ) -> Result<tonic::Streaming<cri::ContainerEventResponse>, ReadError> {
+        let mut opening = std::pin::pin!(self.inner.reader.events());
+        loop {
+            let list = async {
+                self.list_all().await;
+                self.pause(RELIST).await;
+            };
+            tokio::select! {
+                biased;
+                opened = &mut opening => return opened,
+                () = list => {}
+            }
         }
     }
 

@@ -125,13 +125,17 @@ impl Reader {
         Ok(seen)
     }
 
-    /// The event stream; [`Code::Unimplemented`] from runtimes older than containerd 1.7.
+    /// The event stream; [`Code::Unimplemented`] from runtimes older than containerd 1.7. No
+    /// deadline: it may open with the first event only.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub async fn events(&self) -> Result<Streaming<cri::ContainerEventResponse>, ReadError> {
         let mut client = self.client.clone();
-        call("GetContainerEvents", client.get_container_events(cri::GetEventsRequest {})).await
+        match client.get_container_events(cri::GetEventsRequest {}).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(refused("GetContainerEvents", &status)),
+        }
     }
 }
 
@@ -143,15 +147,17 @@ fn found<T>(result: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     }
 }
 
+fn refused(method: &'static str, status: &Status) -> ReadError {
+    ReadError { method, code: status.code(), message: status.message().to_owned() }
+}
+
 async fn call<T>(
     method: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, ReadError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => {
-            Err(ReadError { method, code: status.code(), message: status.message().to_owned() })
-        }
+        Ok(Err(status)) => Err(refused(method, &status)),
         Err(_) => Err(ReadError {
             method,
             code: Code::DeadlineExceeded,

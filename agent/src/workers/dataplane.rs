@@ -68,6 +68,8 @@ pub struct DataplaneWorker {
     physical: Physical,
     /// When to read the kernel's rows back and write every difference.
     compare_all_at: Option<Time>,
+    /// World revision that the image means.
+    compiled: u64,
     /// A write failed: `physical` may not be what the kernel holds, so nothing is written by key.
     diverged: bool,
     programmed: Programmed,
@@ -92,6 +94,7 @@ impl DataplaneWorker {
             image: image.clone(),
             physical: Physical::adopt(&KernelRows::default()),
             compare_all_at: None,
+            compiled: 0,
             diverged: true,
             programmed,
             view,
@@ -111,6 +114,7 @@ impl DataplaneWorker {
         self.compare_all_at = Some(clock::now());
         loop {
             self.write_all_if_due();
+            self.release_if_due();
             self.publish();
             let wake_at =
                 [self.compare_all_at, self.physical.wake_at()].into_iter().flatten().min();
@@ -123,11 +127,17 @@ impl DataplaneWorker {
                         self.write(&compiled);
                     }
                 }
-                () = sleep_until(wake_at) => {
-                    let released = self.physical.tick(clock::now());
-                    self.apply(&released);
-                }
+                () = sleep_until(wake_at) => {}
             }
+        }
+    }
+
+    /// Also while changes never pause.
+    fn release_if_due(&mut self) {
+        let now = clock::now();
+        if self.physical.wake_at().is_some_and(|at| at <= now) {
+            let released = self.physical.tick(now);
+            self.apply(&released);
         }
     }
 
@@ -147,10 +157,8 @@ impl DataplaneWorker {
         drop(image);
         let mut problems = self.policy.problems();
         problems.extend(self.services.problems());
-        self.update(|view| {
-            view.revision = world.revision;
-            view.problems = problems;
-        });
+        self.compiled = world.revision;
+        self.update(|view| view.problems = problems);
         changes
     }
 
@@ -224,11 +232,13 @@ impl DataplaneWorker {
         self.update(|view| view.error = Some(error));
     }
 
-    /// Tells the pods' workers whose policy is in the kernel.
+    /// Tells the pods' workers whose policy is in the kernel, and which World the kernel knows.
     fn publish(&self) {
         if !self.diverged {
             let waiting: BTreeSet<IpAddr> = self.physical.waiting().collect();
             self.programmed.set(self.open_pods(&self.store.snapshot(), &waiting));
+            self.programmed.reach(self.compiled);
+            self.update(|view| view.revision = self.compiled);
         }
     }
 

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use longshore_core::config::KubeletConfig;
 use longshore_core::model::{Kind, NodeView, ObjectKey, PodUid, World};
@@ -28,20 +29,51 @@ use crate::observe::Observer;
 use crate::supervise::Scope;
 use crate::world::Store;
 
-/// Pods whose endpoint row in the kernel is open: their policy is in force (C16). The dataplane
-/// worker fills it; clones share it.
+/// How long a container's end waits for the dataplane: a kernel that refuses writes must not keep
+/// pods alive.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Pods whose endpoint row in the kernel is open: their policy is in force (C16); and which revision
+/// of the World the kernel's maps mean. The dataplane worker fills it; clones share it.
 #[derive(Clone)]
 pub struct Programmed {
     uids: Arc<watch::Sender<BTreeSet<PodUid>>>,
+    revision: Arc<watch::Sender<u64>>,
+    patience: Duration,
 }
 
 impl Default for Programmed {
     fn default() -> Self {
-        Self { uids: Arc::new(watch::channel(BTreeSet::new()).0) }
+        Self::with_patience(PATIENCE)
     }
 }
 
 impl Programmed {
+    /// `patience`: how long [`Programmed::taken_in`] waits.
+    pub fn with_patience(patience: Duration) -> Self {
+        let (uids, revision) = (watch::channel(BTreeSet::new()).0, watch::channel(0).0);
+        Self { uids: Arc::new(uids), revision: Arc::new(revision), patience }
+    }
+
+    /// The maps mean the World of `revision`.
+    pub fn reach(&self, revision: u64) {
+        self.revision.send_if_modified(|now| {
+            let newer = revision > *now;
+            *now = revision.max(*now);
+            newer
+        });
+    }
+
+    /// Waits until the maps mean the World of `revision` or a newer one, but not for long: what is
+    /// published before a container's SIGTERM leaves the choice of Services before it.
+    pub async fn taken_in(&self, revision: u64) {
+        let mut reached = self.revision.subscribe();
+        let wait = reached.wait_for(|now| *now >= revision);
+        if tokio::time::timeout(self.patience, wait).await.is_err() {
+            tracing::debug!(revision, "the dataplane has not taken in this World yet; going on");
+        }
+    }
+
     /// Replaces the set, after the kernel was read back.
     pub fn set(&self, uids: BTreeSet<PodUid>) {
         self.uids.send_if_modified(|now| {

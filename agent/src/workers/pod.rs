@@ -12,6 +12,7 @@ use longshore_core::model::{
     Change, ImageState, LocalPod, ObjectKey, ObservedPod, PodUid, ProbeKind, ProbeVerdict, Time,
 };
 use longshore_core::pod::action::{Action, Decision};
+use longshore_core::pod::image_name::{self, PullPolicy};
 use longshore_core::pod::{Input, Memory, Orphan, decide, decide_orphan, paths};
 use tokio::sync::{Notify, mpsc};
 
@@ -138,8 +139,9 @@ impl Worker {
         self.shared.explanations.set(&self.uid, Some(decision.why.clone()));
         if let Some(pod) = &pod {
             self.publish(pod, &decision.status).await;
+            // An orphan has no status; it may be wanted again under the same UID (A30).
+            self.previous = Some(decision.status.clone());
         }
-        self.previous = Some(decision.status.clone());
         self.memory = decision.memory.clone();
         self.verdicts.retain(|(name, _), verdict| {
             observed.containers.iter().any(|c| c.name == *name && c.id == verdict.container_id)
@@ -208,6 +210,12 @@ impl Worker {
                     reason: "ImageInspectError",
                     message: error.to_string(),
                 },
+            };
+            let state = match state {
+                ImageState::Failed { .. } if !always_pulls(pod, &image) => {
+                    self.shared.images.imported(&image).await.unwrap_or(state)
+                }
+                state => state,
             };
             observed.images.insert(image, state);
         }
@@ -337,6 +345,8 @@ impl Worker {
 
     /// Stops a container without waiting: its grace may be long, and everything else of the pod
     /// goes on. A shorter grace than that of the stop under way is told to the runtime again.
+    /// Before SIGTERM the dataplane has taken in what was published, `terminating` among it: no new
+    /// connection is sent to a container that was told to end.
     fn stop_beside(&mut self, id: &str, grace_s: i64, action: &Action) -> bool {
         self.memory.done(action, crate::clock::now());
         if self.stops.get(id).is_some_and(|(grace, task)| *grace <= grace_s && !task.is_finished())
@@ -345,7 +355,9 @@ impl Worker {
         }
         let (shared, key, uid) = (self.shared.clone(), self.key.clone(), self.uid.clone());
         let (outbox, action) = (self.outbox.clone(), action.clone());
+        let published = self.shared.store.snapshot().revision;
         let task = self.shared.scope.spawn(format!("stop {id}"), Policy::Finite, async move {
+            shared.programmed.taken_in(published).await;
             let result = execute::run(&shared, &key, &uid, &action).await;
             // The worker may have ended meanwhile; then nobody needs to know.
             drop(outbox.send(Message::Stopped { action, result }));
@@ -423,6 +435,20 @@ impl Worker {
             vec![Change::Local(uid.clone())]
         });
     }
+}
+
+/// Some container wants a pull whether or not the image is there (A50).
+fn always_pulls(pod: &Pod, image: &str) -> bool {
+    let spec = pod.spec.iter();
+    let mut containers =
+        spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    containers.any(|container| {
+        container.image.as_deref() == Some(image)
+            && image_name::parse(image).is_ok_and(|reference| {
+                let policy = image_name::policy(container.image_pull_policy.as_deref(), &reference);
+                policy == PullPolicy::Always
+            })
+    })
 }
 
 /// Every image that the pod names, once.

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use longshore_core::model::{Change, ObjectKey, PodUid, World};
+use longshore_core::pod::paths;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Shared, pod, status_file};
 use crate::effects::volumes;
 use crate::supervise::{Policy, Task};
 
-/// How often disk and cgroups are searched for what no pod owns (A37).
+/// How often the disk is searched for what no pod owns (A37).
 const SWEEP: Duration = Duration::from_secs(60);
 /// Complete lists in which an orphan must be before it is ended (F16).
 const SEEN_MIN: u32 = 2;
@@ -44,6 +45,18 @@ struct Pods {
     foreign: BTreeSet<PodUid>,
     ended: mpsc::UnboundedReceiver<PodUid>,
     tell_end: mpsc::UnboundedSender<PodUid>,
+    /// Questions that are under way: nobody waits while a runtime or a disk hangs (F12).
+    asking: BTreeSet<PodUid>,
+    sweeping: bool,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    tell_answer: mpsc::UnboundedSender<Answer>,
+}
+
+enum Answer {
+    /// Whether a pod was made here; `None`: not known now.
+    MadeHere(PodUid, Option<bool>),
+    /// Pods that have a directory.
+    OnDisk(BTreeSet<String>),
 }
 
 /// Runs for ever. The observer's own loops must be running too.
@@ -59,9 +72,7 @@ pub async fn run(shared: Arc<Shared>) {
             return;
         }
     }
-    let (tell_end, ended) = mpsc::unbounded_channel();
-    let mut pods =
-        Pods { shared, workers: BTreeMap::new(), foreign: BTreeSet::new(), ended, tell_end };
+    let mut pods = Pods::new(shared);
     pods.reconcile_all();
     let mut open = BTreeSet::new();
     let mut network_ready = false;
@@ -74,10 +85,15 @@ pub async fn run(shared: Arc<Shared>) {
                     pods.ended(&uid);
                 }
             }
+            answer = pods.answers.recv() => {
+                if let Some(answer) = answer {
+                    pods.answered(answer);
+                }
+            }
             changes = changes.next() => pods.take(&changes),
             uids = woken.next() => {
                 pods.wake(&uids);
-                pods.orphans().await;
+                pods.orphans();
             }
             _ = programmed.changed() => {
                 let now = programmed.borrow_and_update().clone();
@@ -92,7 +108,7 @@ pub async fn run(shared: Arc<Shared>) {
                 }
             }
             () = tokio::time::sleep(crate::clock::until(next_sweep)) => {
-                pods.sweep().await;
+                pods.sweep();
                 next_sweep = crate::clock::now().plus_ms(SWEEP.as_millis() as i64);
             }
         }
@@ -100,6 +116,22 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 impl Pods {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (tell_end, ended) = mpsc::unbounded_channel();
+        let (tell_answer, answers) = mpsc::unbounded_channel();
+        Self {
+            shared,
+            workers: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            ended,
+            tell_end,
+            asking: BTreeSet::new(),
+            sweeping: false,
+            answers,
+            tell_answer,
+        }
+    }
+
     fn take(&mut self, changes: &BTreeSet<Change>) {
         for change in changes {
             match change {
@@ -203,7 +235,7 @@ impl Pods {
     }
 
     /// Pods in the runtime that no source names: ours get a worker, which ends them (A37).
-    async fn orphans(&mut self) {
+    fn orphans(&mut self) {
         let world = self.shared.store.snapshot();
         let listed = self.shared.observer.pods();
         self.foreign.retain(|uid| listed.contains_key(uid));
@@ -218,62 +250,82 @@ impl Pods {
             return;
         }
         for (uid, pod) in listed {
-            let known = self.workers.contains_key(&uid) || self.foreign.contains(&uid);
-            if known || pod.seen < SEEN_MIN || names(&world, &pod.key, &uid) {
-                continue;
-            }
-            match self.is_made_here(&pod.sandboxes).await {
-                Some(true) => {
-                    tracing::info!(key = %pod.key, %uid, "no source names this pod: ending it");
-                    self.start(pod.key, uid, References::default());
-                }
-                Some(false) => {
-                    tracing::warn!(key = %pod.key, %uid,
-                        "a pod of somebody else is in this runtime; it is left alone");
-                    self.foreign.insert(uid.clone());
-                    // A pod of ours with its name need not wait for it.
-                    self.reconcile(&pod.key);
-                }
-                None => {}
+            if !self.is_known(&uid) && pod.seen >= SEEN_MIN && !names(&world, &pod.key, &uid) {
+                self.ask(uid, pod.sandboxes);
             }
         }
     }
 
-    /// By the cgroup that its sandbox was made in; `None`: not known now.
-    async fn is_made_here(&self, sandboxes: &[String]) -> Option<bool> {
-        let mut made_here = false;
-        for id in sandboxes {
-            match self.shared.observer.cgroup_parent(id).await {
-                Ok(Some(parent)) => {
-                    made_here |= Path::new(&parent).starts_with(&self.shared.node.kubepods_cgroup);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "whose pod it is cannot be told now");
-                    return None;
-                }
-            }
-        }
-        // Containers without a sandbox cannot be ours: a sandbox is removed last.
-        Some(made_here)
+    fn is_known(&self, uid: &PodUid) -> bool {
+        self.workers.contains_key(uid) || self.foreign.contains(uid)
     }
 
-    /// Directories and cgroups below our own roots that belong to no pod (A37).
-    async fn sweep(&mut self) {
-        let world = self.shared.store.snapshot();
-        if !world.synced {
+    /// Asks whether a pod was made here, unless that is being asked already.
+    fn ask(&mut self, uid: PodUid, sandboxes: Vec<String>) {
+        if !self.asking.insert(uid.clone()) {
             return;
         }
-        let (pods_dir, cgroups) = (self.shared.pods_dir(), self.shared.cgroups.clone());
-        let searching = pods_dir.clone();
-        let search = self.shared.scope.blocking(move || {
-            let mut uids: BTreeSet<String> = volumes::pods(&searching).into_iter().collect();
-            let paths = cgroups.pods();
-            let names = paths.iter().filter_map(|path| path.rsplit('/').next());
-            uids.extend(names.filter_map(|name| name.strip_prefix("pod")).map(str::to_owned));
-            uids
+        let (shared, tell) = (self.shared.clone(), self.tell_answer.clone());
+        self.shared.scope.detach(format!("whose is {uid}"), Policy::Finite, async move {
+            let made_here = is_made_here(&shared, &uid, &sandboxes).await;
+            drop(tell.send(Answer::MadeHere(uid, made_here)));
         });
-        let Ok(uids) = search.await else { return };
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::MadeHere(uid, made_here) => {
+                self.asking.remove(&uid);
+                self.owned(uid, made_here);
+            }
+            Answer::OnDisk(uids) => {
+                self.sweeping = false;
+                self.swept(uids);
+            }
+        }
+    }
+
+    /// The pod may have gone, or become wanted, since the question.
+    fn owned(&mut self, uid: PodUid, made_here: Option<bool>) {
+        let listed = self.shared.observer.pods();
+        let Some(pod) = listed.get(&uid) else { return };
+        if self.is_known(&uid) || names(&self.shared.store.snapshot(), &pod.key, &uid) {
+            return;
+        }
+        match made_here {
+            Some(true) => {
+                tracing::info!(key = %pod.key, %uid, "no source names this pod: ending it");
+                self.start(pod.key.clone(), uid, References::default());
+            }
+            Some(false) => {
+                tracing::warn!(key = %pod.key, %uid,
+                    "a pod of somebody else is in this runtime; it is left alone");
+                self.foreign.insert(uid);
+                // A pod of ours with its name need not wait for it.
+                self.reconcile(&pod.key);
+            }
+            None => {}
+        }
+    }
+
+    /// Looks for directories of ours that belong to no pod (A37). Cgroups are not looked for: every
+    /// cgroup of ours has a directory beside it, and the others are somebody's pods.
+    fn sweep(&mut self) {
+        if !self.shared.store.snapshot().synced || self.sweeping {
+            return;
+        }
+        self.sweeping = true;
+        let (shared, tell) = (self.shared.clone(), self.tell_answer.clone());
+        self.shared.scope.detach("sweep", Policy::Finite, async move {
+            let pods_dir = shared.pods_dir();
+            let search = shared.scope.blocking(move || volumes::pods(&pods_dir)).await;
+            let uids = search.unwrap_or_default().into_iter().collect();
+            drop(tell.send(Answer::OnDisk(uids)));
+        });
+    }
+
+    fn swept(&mut self, uids: BTreeSet<String>) {
+        let (world, pods_dir) = (self.shared.store.snapshot(), self.shared.pods_dir());
         let listed = self.shared.observer.pods();
         for uid in uids {
             let uid = PodUid::new(uid);
@@ -288,6 +340,32 @@ impl Pods {
             self.start(key, uid, References::default());
         }
     }
+}
+
+/// By its directory, which is there before its sandbox and until after it, and by the cgroup that
+/// the sandbox was made in; `None`: not known now. The cgroup alone proves nothing: a kubelet with
+/// the same root names its pods' cgroups alike.
+async fn is_made_here(shared: &Shared, uid: &PodUid, sandboxes: &[String]) -> Option<bool> {
+    let has_directory =
+        paths::is_path_name(uid.as_str()) && shared.pods_dir().join(uid.as_str()).exists();
+    if !has_directory {
+        return Some(false);
+    }
+    let mut made_here = false;
+    for id in sandboxes {
+        match shared.observer.cgroup_parent(id).await {
+            Ok(Some(parent)) => {
+                made_here |= Path::new(&parent).starts_with(&shared.node.kubepods_cgroup);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "whose pod it is cannot be told now");
+                return None;
+            }
+        }
+    }
+    // Containers without a sandbox cannot be ours: a sandbox is removed last.
+    Some(made_here)
 }
 
 fn names(world: &World, key: &ObjectKey, uid: &PodUid) -> bool {

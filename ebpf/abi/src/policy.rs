@@ -1,4 +1,4 @@
-//! NetworkPolicy: endpoints, and masks of groups over classes and ports (dataplane.md E.6).
+//! NetworkPolicy: endpoints, and masks of groups over classes and ports.
 //!
 //! `allow(g, peer, proto, port) =
 //!   (any_peer[g] | peers[g, class(peer)] | peers[g, cidr_class(peer)])

@@ -1,4 +1,4 @@
-//! Services: a frontend row names a range of the backend slab (dataplane.md E.3).
+//! Services: a frontend row names a range of the backend slab.
 
 use crate::Addr;
 

@@ -1,4 +1,4 @@
-//! Flows and fragments: soft state (dataplane.md E.7). Losing a row never breaks an allowed flow
+//! Flows and fragments: soft state. Losing a row never breaks an allowed flow
 //! of TCP.
 
 use crate::Addr;

@@ -65,7 +65,7 @@ pub struct KernelMaps;
 #[inline(always)]
 fn get<K, V, const N: usize>(map: &'static HashMap<K, V, N>, key: &K) -> Option<&'static V> {
     // SAFETY: the element stays readable until the program ends; that it may be recycled for
-    // another key meanwhile is part of the design (dataplane.md E.3).
+    // another key meanwhile is what generations and quarantines are for.
     unsafe { map.get(key) }
 }
 

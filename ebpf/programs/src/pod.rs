@@ -108,7 +108,7 @@ fn redirect(ctx: &TcContext, ifindex: u32, mac: &[u8; 6]) -> i32 {
     }
     // SAFETY: the context is valid, and the kernel lets classifiers read this field.
     let pkt_type = unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).pkt_type };
-    // Before 6.15 the redirect keeps the type that the sender's frame had (dataplane.md E.9).
+    // Before 6.15 the redirect keeps the type that the sender's frame had.
     if pkt_type != PACKET_HOST {
         let _ = ctx.change_type(PACKET_HOST);
     }

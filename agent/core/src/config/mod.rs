@@ -24,7 +24,6 @@ pub struct KubeletConfig {
     pub cluster_domain: String,
     /// Path of the node's resolv.conf; empty: pods inherit nothing from the node.
     pub resolv_conf: String,
-    pub max_pods: i64,
     /// `None` is `-1`: no limit (A151).
     pub pod_pids_limit: Option<i64>,
     /// `cpuCFSQuota` (A141).
@@ -42,7 +41,6 @@ pub struct KubeletConfig {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// `crashLoopBackOff.maxContainerRestartPeriod` (A49).
     pub max_container_restart_period_ms: i64,
-    pub runtime_request_timeout_ms: i64,
     /// Do not set `memory.oom.group` (A148).
     pub single_process_oom_kill: bool,
 }
@@ -64,7 +62,6 @@ impl Default for KubeletConfig {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),
-            max_pods: 110,
             pod_pids_limit: None,
             cpu_cfs_quota: true,
             cpu_cfs_quota_period_us: 100_000,
@@ -74,7 +71,6 @@ impl Default for KubeletConfig {
             seccomp_default: false,
             allowed_unsafe_sysctls: Vec::new(),
             max_container_restart_period_ms: 300_000,
-            runtime_request_timeout_ms: 120_000,
             single_process_oom_kill: false,
         }
     }

@@ -69,12 +69,6 @@ impl Reader {
         self.flag("failSwapOn", &mut config.fail_swap_on);
         self.flag("seccompDefault", &mut config.seccomp_default);
         self.flag("singleProcessOOMKill", &mut config.single_process_oom_kill);
-        self.number("maxPods", 0..=i64::from(i32::MAX), &mut config.max_pods);
-        self.millis(
-            "runtimeRequestTimeout",
-            1..=86_400_000,
-            &mut config.runtime_request_timeout_ms,
-        );
         self.cgroup_driver(&mut config);
         self.cluster_dns(&mut config);
         self.limits(&mut config);
@@ -291,7 +285,7 @@ mod tests {
             "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n\
              clusterDNS: [10.96.0.10]\ncgroupDriver: systemd\nmaxParallelImagePulls: 4\n\
              podPidsLimit: 100\ncpuCFSQuotaPeriod: 10ms\nfailCgroupV1: false\n\
-             crashLoopBackOff: {maxContainerRestartPeriod: 30s}\nruntimeRequestTimeout: 1m30s\n",
+             crashLoopBackOff: {maxContainerRestartPeriod: 30s}\n",
             &[],
         );
         assert_eq!(config.cluster_dns, ["10.96.0.10".parse::<std::net::IpAddr>().unwrap()]);
@@ -300,7 +294,6 @@ mod tests {
         assert_eq!(config.pod_pids_limit, Some(100));
         assert_eq!(config.cpu_cfs_quota_period_us, 10_000);
         assert_eq!(config.max_container_restart_period_ms, 30_000);
-        assert_eq!(config.runtime_request_timeout_ms, 90_000);
         assert!(!config.fail_cgroup_v1);
     }
 
@@ -308,6 +301,8 @@ mod tests {
     fn f65_what_is_not_read_is_named_and_isolation_is_never_dropped() {
         check("nodeStatusMaxImages: 5\n", &[("nodeStatusMaxImages", Severity::Warning)]);
         check("noSuchField: 1\n", &[("noSuchField", Severity::Warning)]);
+        check("maxPods: 20\n", &[("maxPods", Severity::Warning)]);
+        check("runtimeRequestTimeout: 1m\n", &[("runtimeRequestTimeout", Severity::Warning)]);
         check("protectKernelDefaults: true\n", &[("protectKernelDefaults", Severity::Error)]);
         check("protectKernelDefaults: false\ncpuManagerPolicy: none\n", &[]);
         check("cpuManagerPolicy: static\n", &[("cpuManagerPolicy", Severity::Error)]);
@@ -318,7 +313,7 @@ mod tests {
                 ("crashLoopBackOff.x", Severity::Warning),
             ],
         );
-        check("maxPods: many\n", &[("maxPods", Severity::Error)]);
+        check("podPidsLimit: many\n", &[("podPidsLimit", Severity::Error)]);
         check("kind: Pod\n", &[("kind", Severity::Error)]);
         check("[1, 2]\n", &[("", Severity::Error)]);
         check("a: [\n", &[("", Severity::Error)]);

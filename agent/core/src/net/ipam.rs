@@ -1,7 +1,7 @@
 //! Addresses of this node's pods: host-local out of the podCIDR.
 //!
 //! First in, first out: addresses that were never used come first, then those that have been free
-//! the longest, and none before [`COOL_DOWN_MS`] (dataplane.md E.6, "IP reuse"): until then a peer
+//! the longest, and none before [`COOL_DOWN_MS`]: until then a peer
 //! may still know the old pod by it. The owner is the sandbox, because a pod whose sandbox is made
 //! anew gets another address. The network, the broadcast and the first host address are nobody's.
 

@@ -1,5 +1,5 @@
 //! The oracle's own rules: order of checks at the hooks, flows, ICMP, fragments, Services, and what
-//! it tells (dataplane.md E.7).
+//! it tells.
 
 use crate::lab::{Lab, NODE, WORLD, ifindex_of, ip, key, sends};
 use longshore_abi::DropReason;

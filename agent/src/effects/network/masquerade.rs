@@ -1,4 +1,4 @@
-//! Pods reach the world under the node's address: one nftables table of our own (E.5).
+//! Pods reach the world under the node's address: one nftables table of our own.
 //!
 //! Pod to pod traffic never gets here: the hooks redirect it or it is routed inside the cluster.
 

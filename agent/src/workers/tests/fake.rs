@@ -41,8 +41,12 @@ pub struct Runtime {
     pub network_not_ready: bool,
     /// Like containerd 1.6: no GetContainerEvents.
     pub without_events: bool,
+    /// Like containerd 1.7 and newer: not even headers before the first event.
+    pub events_open_late: bool,
     /// Containers do not end at SIGTERM; StopContainer kills after this many ms.
     pub stop_takes_ms: u64,
+    /// PodSandboxStatus of this sandbox is never answered.
+    pub hangs: Option<String>,
     /// Exit code and output of ExecSync.
     pub exec: (i32, String),
     pub log: Vec<String>,
@@ -255,6 +259,9 @@ impl RuntimeService for Fake {
     ) -> Result<Response<cri::PodSandboxStatusResponse>, Status> {
         let lose = self.enter("PodSandboxStatus")?;
         let id = request.into_inner().pod_sandbox_id;
+        if self.with(|r| r.hangs.as_ref() == Some(&id)) {
+            std::future::pending::<()>().await;
+        }
         let (sandbox, parent, options) = self.with(|r| {
             let parent = r.cgroup_parents.get(&id).cloned().unwrap_or_default();
             (r.sandboxes.get(&id).cloned(), parent, r.namespaces.get(&id).cloned())
@@ -442,7 +449,10 @@ impl RuntimeService for Fake {
         if self.with(|r| r.without_events) {
             return Err(Status::unimplemented("unknown method GetContainerEvents"));
         }
-        let events = self.events.subscribe();
+        let mut events = self.events.subscribe();
+        if self.with(|r| r.events_open_late) {
+            drop(events.recv().await);
+        }
         let stream = futures::stream::unfold(events, |mut events| async {
             events.recv().await.ok().map(|event| (Ok(event), events))
         });

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::Node;
 use super::fake::Fault;
 use crate::supervise::{Policy, Task};
-use crate::workers::{Shared, pods};
+use crate::workers::{Programmed, Shared, pods};
 
 /// Runs the daemon's loops; dropping them is its death.
 fn start(shared: &Arc<Shared>) -> Vec<Task> {
@@ -207,15 +207,23 @@ async fn a38_orphans_are_ended_only_after_the_first_complete_list() {
     assert_eq!(running(&node), 0);
 }
 
+/// Another root, and a kubelet with the same one: its pods have no directory here.
 #[tokio::test]
 async fn a37_what_another_daemon_made_is_left_alone() {
-    let node = with_image("a37");
+    for (name, root) in [("a37", "/kubepods"), ("a37-same", "/test/kubepods")] {
+        others_are_left_alone(name, root).await;
+    }
+}
+
+async fn others_are_left_alone(name: &str, root: &str) {
+    let node = with_image(name);
+    node.cgroups.paths.lock().unwrap().insert(format!("{root}/podx"));
     node.fake.with(|r| r.without_events = true);
     let labels = [("io.kubernetes.pod.uid", "x"), ("io.kubernetes.pod.name", "theirs")];
     let config = cri::PodSandboxConfig {
         labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         linux: Some(cri::LinuxPodSandboxConfig {
-            cgroup_parent: "/kubepods/podx".into(),
+            cgroup_parent: format!("{root}/podx"),
             ..Default::default()
         }),
         ..Default::default()
@@ -229,6 +237,27 @@ async fn a37_what_another_daemon_made_is_left_alone() {
     node.until("some lists", |node| node.fake.calls("ListContainers") > 5).await;
     assert_eq!(node.fake.with(|r| r.sandboxes.len()), 1);
     assert_eq!(writes(&node), 1, "only the sandbox that the test itself made");
+    assert_eq!(node.cgroups.paths.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn f12_a_question_about_one_pod_that_hangs_holds_up_no_other() {
+    let node = with_image("f12-hang");
+    node.fake.with(|r| r.without_events = true);
+    let labels = [("io.kubernetes.pod.uid", "x"), ("io.kubernetes.pod.name", "theirs")];
+    let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let config = cri::PodSandboxConfig { labels, ..Default::default() };
+    let id = node.shared.cri.run_sandbox(config, String::new()).await.unwrap();
+    node.fake.with(|r| r.hangs = Some(id));
+    std::fs::create_dir_all(node.dir.join("pods/x")).unwrap();
+    let _daemon = start(&node.shared);
+    node.shared.store.edit(|world| {
+        world.synced = true;
+        vec![Change::Synced]
+    });
+    node.until("the question", |node| node.fake.calls("PodSandboxStatus") == 1).await;
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
 }
 
 #[tokio::test]
@@ -321,6 +350,72 @@ async fn a58_a_slow_stop_ends_with_its_grace_and_does_not_hold_up_the_worker() {
     assert_eq!(running(&node), 1);
     node.until("finished", |node| !node.finished.lock().unwrap().is_empty()).await;
     assert!(nothing_left(&node));
+}
+
+#[tokio::test]
+async fn decision_12_a_terminating_pod_leaves_the_dataplane_before_sigterm() {
+    let mut node = with_image("d12");
+    let patient = Programmed::with_patience(Duration::from_secs(10));
+    Arc::get_mut(&mut node.shared).unwrap().programmed = patient.clone();
+    let _daemon = start(&node.shared);
+    // A slow dataplane that notes when it has taken a terminating pod in.
+    let (store, fake) = (node.shared.store.clone(), node.fake.clone());
+    let _dataplane = node.shared.scope.spawn("dataplane", Policy::Finite, async move {
+        let mut changes = store.subscribe();
+        loop {
+            changes.next().await;
+            let world = store.snapshot();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if world.local.values().any(|local| local.terminating) {
+                fake.with(|r| r.log.push("taken in".to_owned()));
+            }
+            patient.reach(world.revision);
+        }
+    });
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+    delete(&node.shared);
+    node.until("finished", |node| !node.finished.lock().unwrap().is_empty()).await;
+    let log = node.fake.with(|r| r.log.clone());
+    let first = |what: &str| log.iter().position(|line| line == what).unwrap();
+    assert!(first("taken in") < first("StopContainer"), "{log:?}");
+}
+
+#[tokio::test]
+async fn a30_an_orphan_that_is_wanted_again_is_not_over() {
+    let node = with_image("a30");
+    node.fake.with(|r| r.stop_takes_ms = 300);
+    let _daemon = start(&node.shared);
+    let manifest = pod("u1", serde_json::json!({}));
+    apply(&node.shared, manifest.clone());
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+    node.shared.store.edit(|world| {
+        world.pods.clear();
+        vec![Change::Pod(key())]
+    });
+    node.until("stopping", |node| node.fake.calls("StopContainer") == 1).await;
+    apply(&node.shared, manifest);
+    node.until("started again", |node| node.fake.calls("StartContainer") == 2).await;
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+}
+
+#[tokio::test]
+async fn a50_an_image_that_was_imported_after_a_failed_pull_is_used() {
+    let node = Node::new("a50");
+    let _daemon = start(&node.shared);
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    node.until("a failed pull", |node| {
+        node.shared.recorder.all().iter().any(|event| event.reason == "Failed")
+    })
+    .await;
+    let image = cri::Image { id: "sha256:app".into(), ..Default::default() };
+    node.fake.with(|r| r.images.insert("app:1".into(), image));
+    node.shared.store.edit(|_| vec![Change::Pod(key())]);
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+    assert_eq!(node.fake.calls("PullImage"), 1);
+    let pulled = node.shared.recorder.all();
+    let pulled = pulled.iter().find(|event| event.reason == "Pulled").unwrap();
+    assert!(pulled.message.contains("already present"), "{}", pulled.message);
 }
 
 #[tokio::test]

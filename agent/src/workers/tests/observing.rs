@@ -122,6 +122,17 @@ async fn f17_a_runtime_without_events_is_listed_instead() {
 }
 
 #[tokio::test]
+async fn f17_a_stream_that_opens_with_its_first_event_holds_up_no_list() {
+    let node = Node::new("f17-late");
+    node.fake.with(|r| r.events_open_late = true);
+    make_pod(&node, "u1", "web").await;
+    let observer = node.shared.observer.clone();
+    node.shared.scope.detach("watch", Policy::Finite, async move { observer.watch_pods().await });
+    node.until("lists", |node| *node.shared.observer.listed().borrow() > 1).await;
+    assert!(node.shared.observer.pods().contains_key(&PodUid::new("u1")));
+}
+
+#[tokio::test]
 async fn f11_a_failed_list_forgets_no_pod() {
     let node = Node::new("f11");
     node.fake.with(|r| r.without_events = true);

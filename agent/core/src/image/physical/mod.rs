@@ -3,7 +3,7 @@
 //! Incremental per key; every plan is a transaction that is taken whole or [`Refused`] whole, so a
 //! full map leaves the old verdict (I9, F44). State is persistent maps: a refused plan costs what
 //! it touched. Deliberately absent: files and the kernel; a restart rebuilds all of it from the
-//! rows ([`Physical::adopt`], dataplane.md E.10).
+//! rows ([`Physical::adopt`]).
 
 mod plan;
 mod policy;

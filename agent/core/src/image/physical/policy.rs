@@ -1,4 +1,4 @@
-//! The policy half: endpoints, prefixes, groups and what groups say of classes (dataplane.md E.6).
+//! The policy half: endpoints, prefixes, groups and what groups say of classes (C16, I9).
 //!
 //! Rows of a group or class are a pure function of its content and are written when it appears.
 //! They are deleted a quarantine after nothing refers to them.

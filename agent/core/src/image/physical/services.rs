@@ -1,4 +1,4 @@
-//! The Service half: frontends and their ranges of the slab (dataplane.md E.3).
+//! The Service half: frontends and their ranges of the slab.
 
 use std::sync::Arc;
 

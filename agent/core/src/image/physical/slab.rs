@@ -1,7 +1,7 @@
 //! Free slots of the backend slab: ranges in size classes of powers of two, first fit.
 //!
 //! A range's size class follows from its count alone, so the allocator is rebuilt from the service
-//! rows after a restart and never stored (dataplane.md E.10).
+//! rows after a restart and never stored.
 
 use imbl::{OrdSet, Vector};
 

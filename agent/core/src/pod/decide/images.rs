@@ -130,6 +130,8 @@ fn failed(steps: &mut Steps<'_>, name: &str, image: &str, failure: (Time, &'stat
             next
         }
     };
+    // If the image appears without a pull of ours, nothing was pulled.
+    steps.memory.pulls.remove(name);
     let reason = if reason.is_empty() { "ErrImagePull" } else { reason };
     let mark = at.to_string();
     let text = format!("Failed to pull image {image:?}: {message}");
@@ -156,7 +158,8 @@ fn failed(steps: &mut Steps<'_>, name: &str, image: &str, failure: (Time, &'stat
     steps.wait(name, "ImagePullBackOff", format!("{text}: {message}"));
 }
 
-/// Starts the pulls of the containers that come first while the sandbox is being made.
+/// Starts the pulls of the containers that come first while the sandbox is being made. One that is
+/// in a usable sandbox already has its image: after a restart it needs no pull and no event (A96).
 pub(super) fn prefetch(steps: &mut Steps<'_>) {
     let view = steps.view;
     let first_init = view.containers().find(|(role, _)| *role != Role::App);
@@ -164,8 +167,12 @@ pub(super) fn prefetch(steps: &mut Steps<'_>) {
         Some((_, container)) => vec![(Role::Init, container)],
         None => view.containers().collect(),
     };
+    let is_made = |name: &str| {
+        let newest = view.newest(name);
+        newest.is_some_and(|newest| view.sandbox().is_some_and(|s| s.id == newest.sandbox_id))
+    };
     for (role, container) in next {
-        if view.end(role, container) == End::Open {
+        if !is_made(&container.name) && view.end(role, container) == End::Open {
             ensure(steps, container);
         }
     }

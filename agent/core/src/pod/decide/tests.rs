@@ -155,6 +155,23 @@ fn c16_no_container_is_created_before_the_policy_is_in_force() {
 }
 
 #[test]
+fn a96_a_restart_pulls_nothing_and_tells_nothing_of_what_runs() {
+    for policy in ["IfNotPresent", "Always"] {
+        let spec =
+            format!("{{containers: [{{name: app, image: 'x:1', imagePullPolicy: {policy}}}]}}");
+        let mut case = prepared(&spec);
+        let state = running(&case);
+        case.observed.containers.push(instance(&case, "app", state));
+        // A new daemon knows nothing, and its dataplane has not read the kernel yet.
+        (case.memory, case.observed.network_programmed) = (Memory::default(), false);
+        settle(&mut case);
+        check(&case, &[]);
+        case.observed.network_programmed = true;
+        check(&case, &[]);
+    }
+}
+
+#[test]
 fn i2_f15_half_of_a_start_is_finished_and_never_doubled() {
     let mut case = prepared(APP);
     case.observed.containers.push(instance(&case, "app", ContainerState::Created));
