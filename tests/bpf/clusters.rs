@@ -38,7 +38,23 @@ pub struct Cluster {
     policies: Vec<(&'static str, String)>,
 }
 
+/// What changes of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Pods and namespaces: their labels, and whether they are there.
+    Pods,
+    Policies,
+}
+
 impl Cluster {
+    /// This cluster with one part of `other`.
+    pub fn with(&self, part: Part, other: Cluster) -> Self {
+        match part {
+            Part::Pods => Self { policies: self.policies.clone(), ..other },
+            Part::Policies => Self { policies: other.policies, ..self.clone() },
+        }
+    }
+
     pub fn image(&self) -> Image {
         let mut lab = Lab::default();
         lab.node.addresses = vec![ip(NODE)];

@@ -15,9 +15,11 @@ use longshore_core::image::{Image, KernelRows, MapOp, Physical};
 use longshore_core::model::Time;
 use longshore_core::oracle::{self, Flows, Hop, Scene};
 use longshore_packet::Verdict;
+use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::test_runner::{Config as Runs, TestRunner};
 
-use crate::clusters::{Cluster, cluster};
+use crate::clusters::{Cluster, Part, cluster};
 use crate::generate::Hook;
 use crate::host::Model;
 use crate::lab;
@@ -126,11 +128,26 @@ fn live(life: &Life, kernel: Option<&Kernel>, seen: &Seen) {
     }
 }
 
+/// A cluster, and mostly another that shares a part with it and meets the same packets again: what
+/// was open is judged anew only where something has changed.
+fn life() -> impl Strategy<Value = Life> {
+    let change = select(vec![None, Some(Part::Pods), Some(Part::Policies), Some(Part::Policies)]);
+    ([cluster().boxed(), cluster().boxed()], [steps().boxed(), steps().boxed()], change).prop_map(
+        |([first, other], [steps, more], change)| match change {
+            None => vec![(first, steps)],
+            Some(part) => {
+                let second = first.with(part, other);
+                let again = [steps.clone(), more].concat();
+                vec![(first, steps), (second, again)]
+            }
+        },
+    )
+}
+
 fn run(cases: u32, kernel: Option<&Kernel>) -> BTreeMap<String, u32> {
     let seen = Seen::default();
     let mut runner = TestRunner::new(Runs { cases, failure_persistence: None, ..Runs::default() });
-    let life = proptest::collection::vec((cluster(), steps()), 1..=2);
-    let result = runner.run(&life, |life| {
+    let result = runner.run(&life(), |life| {
         live(&life, kernel, &seen);
         Ok(())
     });
