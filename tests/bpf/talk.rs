@@ -173,8 +173,8 @@ fn pieces() -> impl Strategy<Value = Vec<Packet>> {
     )
 }
 
-/// Where this node sees the packet: pods of one node are connected without the stack.
-fn hook(packet: &Packet) -> Hop {
+/// Where this node sees the packet first: pods of one node are connected without the stack.
+pub fn hook(packet: &Packet) -> Hop {
     let is_local = |addr| LOCALS.iter().any(|(_, local)| ip(local) == addr);
     let first = Hop::PodOut { ifindex: ifindex_of(ip(LOCALS[0].1)) };
     match (packet.src, packet.dst) {
