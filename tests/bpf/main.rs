@@ -9,11 +9,18 @@
 #[path = "../../ebpf/packet/tests/host/mod.rs"]
 mod host;
 
+/// API objects of a small cluster, shared with the tests of the policy compiler.
+#[path = "../../agent/core/tests/network_policy/lab.rs"]
+#[allow(dead_code, reason = "each test crate uses its part")]
+mod cluster;
+mod clusters;
 #[path = "gen.rs"]
 mod generate;
 mod lab;
 mod messages;
+mod oracle;
 mod packets;
 mod pods;
 mod restart;
 mod sockets;
+mod talk;

@@ -32,7 +32,8 @@ const SKB_LEN: usize = 192;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_IFINDEX: usize = 40;
 
-struct Kernel {
+/// The programs and maps of one dataplane, on interfaces for [`generate::PODS`].
+pub struct Kernel {
     dataplane: Dataplane,
     pod_out: SchedClassifier,
     pod_in: SchedClassifier,
@@ -50,7 +51,7 @@ fn table<K: Row, V: Row>(pin: &Path) -> Table<K, V> {
 }
 
 impl Kernel {
-    fn new(lab: &Lab) -> Self {
+    pub fn new(lab: &Lab) -> Self {
         for (_, ifindex) in generate::PODS {
             lab::ip(&format!("link add name p{ifindex} index {ifindex} type veth"));
         }
@@ -67,9 +68,19 @@ impl Kernel {
     }
 
     fn load(&self, rows: &Model) {
-        let mut ops = deletes(&self.loaded.replace(rows.clone()));
-        ops.extend(puts(rows));
-        self.dataplane.apply(&ops).unwrap();
+        self.clear();
+        self.apply(&puts(rows), rows);
+    }
+
+    /// Writes `ops`, which lead to `rows`.
+    pub fn apply(&self, ops: &[MapOp], rows: &Model) {
+        self.dataplane.apply(ops).unwrap();
+        *self.loaded.borrow_mut() = rows.clone();
+    }
+
+    /// Deletes all rows that were written, flows and fragments.
+    pub fn clear(&self) {
+        self.dataplane.apply(&deletes(&self.loaded.take())).unwrap();
         for flows in &self.flows {
             for (key, _) in flows.rows().unwrap() {
                 flows.delete(&key).unwrap();
@@ -78,6 +89,19 @@ impl Kernel {
         for (key, _) in self.fragments.rows().unwrap() {
             self.fragments.delete(&key).unwrap();
         }
+    }
+
+    /// Runs the program once: it must do what `verdict` says, and count it if it is a drop.
+    pub fn check(&self, hook: Hook, frame: &Frame, verdict: Verdict, at: &dyn Fn() -> String) {
+        let mut drops = self.dataplane.drops().unwrap();
+        let (code, bytes, _) = self.run(hook, frame, 1);
+        let (expect_code, expect_bytes) = expected(verdict, frame);
+        assert_eq!(code, expect_code, "host says {verdict:?}: {}", at());
+        assert_eq!(bytes, expect_bytes, "{}", at());
+        if let Verdict::Drop(reason) = verdict {
+            *drops.get_mut(&reason).unwrap() += 1;
+        }
+        assert_eq!(self.dataplane.drops().unwrap(), drops, "{}", at());
     }
 
     /// The program's return code, the frame afterwards, and ns per run.
@@ -102,8 +126,10 @@ impl Kernel {
         (result.return_value, out, result.duration)
     }
 
-    fn flow_rows(&self) -> BTreeMap<FlowKey, FlowValue> {
-        self.dataplane.flow_rows().unwrap()
+    /// The flows are those of `rows`, but for their times.
+    pub fn check_flows(&self, rows: &Model) {
+        let flows = self.dataplane.flow_rows().unwrap();
+        assert_eq!(timeless(&flows), timeless(&rows.flows.borrow()));
     }
 }
 
@@ -141,7 +167,8 @@ fn expected(verdict: Verdict, frame: &Frame) -> (u32, Vec<u8>) {
     }
 }
 
-fn on_host(hook: Hook, frame: &Frame, rows: &Model) -> Verdict {
+/// The packet crate's verdict over rows in memory.
+pub fn on_host(hook: Hook, frame: &Frame, rows: &Model) -> Verdict {
     match hook {
         Hook::Out => pod_out(frame, rows, &CONFIG),
         Hook::In => pod_in(frame, rows),
@@ -167,19 +194,11 @@ fn timeless(flows: &BTreeMap<FlowKey, FlowValue>) -> BTreeMap<FlowKey, FlowValue
 fn compare(kernel: &Kernel, node: &Node, steps: &[Step], seen: &mut BTreeMap<String, u32>) {
     kernel.load(&node.rows);
     let model = node.rows.clone();
-    let mut drops = kernel.dataplane.drops().unwrap();
     let runnable = steps.iter().filter(|step| is_runnable(&step.frame));
     for (number, step) in runnable.enumerate() {
         let verdict = on_host(step.hook, &step.frame, &model);
-        let (code, bytes, _) = kernel.run(step.hook, &step.frame, 1);
-        let (expect_code, expect_bytes) = expected(verdict, &step.frame);
-        let at = format!("step {number} {step:x?}: host says {verdict:?}");
-        assert_eq!(code, expect_code, "{at}");
-        assert_eq!(bytes, expect_bytes, "{at}");
-        if let Verdict::Drop(reason) = verdict {
-            *drops.get_mut(&reason).unwrap() += 1;
-        }
-        assert_eq!(kernel.dataplane.drops().unwrap(), drops, "{at}");
+        let at = || format!("step {number} {step:x?}");
+        kernel.check(step.hook, &step.frame, verdict, &at);
         let word = match verdict {
             Verdict::Drop(reason) => reason.word(),
             Verdict::Pass => "pass",
@@ -190,7 +209,7 @@ fn compare(kernel: &Kernel, node: &Node, steps: &[Step], seen: &mut BTreeMap<Str
             *seen.entry("icmp".to_owned()).or_default() += 1;
         }
     }
-    assert_eq!(timeless(&kernel.flow_rows()), timeless(&model.flows.borrow()), "{steps:x?}");
+    kernel.check_flows(&model);
 }
 
 #[test]

@@ -90,9 +90,13 @@ impl Pod {
 
     /// A server in the pod that echoes one connection after another.
     fn serve(&self) -> SocketAddr {
+        self.serve_at(0)
+    }
+
+    fn serve_at(&self, port: u16) -> SocketAddr {
         let ip = self.ip;
         self.run(move || {
-            let listener = TcpListener::bind((ip, 0)).unwrap();
+            let listener = TcpListener::bind((ip, port)).unwrap();
             let addr = listener.local_addr().unwrap();
             // The thread is made in the pod, so it is in its namespace.
             thread::spawn(move || {
@@ -183,6 +187,27 @@ fn c15_a_policy_change_reaches_an_established_connection() {
         // What was sent meanwhile arrives by retransmission.
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream.read_exact(&mut [0]).unwrap();
+    });
+}
+
+#[test]
+fn c15_a_first_policy_reaches_a_connection_that_nobody_tracked() {
+    lab::run("pods::c15_a_first_policy_reaches_a_connection_that_nobody_tracked", |lab| {
+        let (dataplane, a, b) = node(lab);
+        let server = b.serve_at(7000);
+        dataplane.apply(&[a.row(OPEN), b.row(OPEN)]).unwrap();
+        let mut stream = a.connect(server, LONG).unwrap();
+        echo(&mut stream, LONG).unwrap();
+        assert!(dataplane.flow_rows().unwrap().is_empty());
+        // For ingress only: the server's own egress stays free.
+        let deny = MapOp::PutGroup(7, GroupHeader::default());
+        dataplane.apply(&[deny, b.row(OPEN | ISOLATED_INGRESS)]).unwrap();
+        let cut = echo(&mut stream, SHORT).unwrap_err();
+        assert!(matches!(cut, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{cut:?}");
+        assert!(dataplane.flow_rows().unwrap().is_empty());
+        // One that the server opens is none of its ingress policy's business.
+        let other = a.serve_at(7000);
+        echo(&mut b.connect(other, LONG).unwrap(), LONG).unwrap();
     });
 }
 

@@ -1,7 +1,17 @@
 //! Tracked flows: one row per flow, soft state (dataplane.md E.7).
 //!
 //! A hit counts only while both ends have the stamps under which the flow was allowed, so a policy
-//! change reaches established flows at once (C15). TCP never depends on its row.
+//! change reaches established flows at once (C15).
+//!
+//! TCP never depends on its row: connections that are older than the first policy of their pods
+//! have none (nothing is tracked for pods that no policy selects), and an LRU table may lose one.
+//! A SYN and a SYN-ACK say who opened. Of any other segment without a row the ports tell it, where
+//! exactly one of them is in Linux's default ephemeral range: that side opened, and the segment
+//! passes if policy lets it open. So a connection that is allowed goes on without its row, and one
+//! that is older than the policy which forbids it ends, even where its server may open to anybody.
+//! Misjudged is only a connection from a low port to an ephemeral one (or between pods that moved
+//! `net.ipv4.ip_local_port_range`), and only while it has no row. Where the ports tell nothing, the
+//! segment passes if either side might have opened.
 
 use longshore_abi::track::{
     FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED,
@@ -11,6 +21,10 @@ use longshore_abi::{Addr, DropReason, FlowKey, FlowValue, IPPROTO_TCP};
 use crate::Maps;
 use crate::parse::{Kind, Transport};
 use crate::policy::{End, Service};
+
+/// Linux's default `net.ipv4.ip_local_port_range`.
+const EPHEMERAL_FIRST: u16 = 32_768;
+const EPHEMERAL_LAST: u16 = 60_999;
 
 /// `seen_ns` is written at most this often: a row's cache line is shared by all CPUs.
 const REFRESH_NS: u64 = 1_000_000_000;
@@ -117,11 +131,27 @@ impl Flow<'_> {
         maps.evaluate(opener, target, Service { port, proto: self.proto })
     }
 
+    /// Whether `src` is (first) to be asked for a TCP segment of an unknown connection, and whether
+    /// the other side may have opened it too.
+    #[inline(always)]
+    fn opener_by_ports(&self) -> (bool, bool) {
+        let src = u16::from_be(self.transport.src_port);
+        let dst = u16::from_be(self.transport.dst_port);
+        if is_ephemeral(src) && dst < EPHEMERAL_FIRST {
+            (true, false)
+        } else if is_ephemeral(dst) && src < EPHEMERAL_FIRST {
+            (false, false)
+        } else {
+            // Servers mostly have the lower port.
+            (dst <= src, true)
+        }
+    }
+
     /// Judges the packet by its flow's row, else by policy.
     ///
     /// A row of old stamps still knows who opened: the flow is judged anew in that direction, so a
-    /// policy that forbids it ends it, even where the other end might open one itself (C15). TCP
-    /// without a row passes if either end might have opened it.
+    /// policy that forbids it ends it, even where the other end might open one itself (C15). Who
+    /// opened TCP without a row: see the module.
     ///
     /// # Errors
     /// The reason of the policy that denies.
@@ -133,14 +163,13 @@ impl Flow<'_> {
         }
         let now = maps.now_ns();
         let (key, src_first) = self.key();
-        let is_low = u16::from_be(self.transport.dst_port) <= u16::from_be(self.transport.src_port);
         let (src_opens, or_other) = match (self.row(maps, &key, src_first, now), kind) {
             (Row::Allows, _) => return Ok(()),
-            (_, Kind::Accept) => (false, true),
+            // Also where both sent a SYN: each received one that policy let the other open with.
+            (_, Kind::Accept) => (false, false),
             (Row::StaleBySrc, _) => (true, false),
             (Row::StaleByDst, _) => (false, false),
-            // Servers mostly have the lower port.
-            (Row::None, Kind::Segment | Kind::Close) => (is_low, true),
+            (Row::None, Kind::Segment | Kind::Close) => self.opener_by_ports(),
             (Row::None, _) => (true, false),
         };
         let opened_by_src = match self.may_open(maps, src_opens) {
@@ -185,6 +214,11 @@ enum Row {
     /// Policy may have changed since.
     StaleBySrc,
     StaleByDst,
+}
+
+#[inline(always)]
+const fn is_ephemeral(port: u16) -> bool {
+    port >= EPHEMERAL_FIRST && port <= EPHEMERAL_LAST
 }
 
 #[inline(always)]

@@ -183,7 +183,8 @@ pub const fn is_multicast(raw: u32) -> bool {
 /// Into `out`, as in [`network`].
 ///
 /// # Errors
-/// [`DropReason::Fragment`]: the first fragment was not seen; [`DropReason::Malformed`].
+/// [`DropReason::Fragment`]: the first fragment was not seen, so nothing is known of its ports;
+/// [`DropReason::Malformed`].
 #[inline(always)]
 pub fn transport<P: Packet, M: Maps>(
     packet: &P,

@@ -5,7 +5,7 @@ use longshore_abi::{Addr, DropReason, IPPROTO_ICMP};
 
 use crate::flow::Flow;
 use crate::parse::{self, Ipv4, Network, Transport};
-use crate::policy::{End, KNOWN};
+use crate::policy::{End, KNOWN, Service};
 use crate::{Config, Maps, Packet, Verdict};
 
 /// What a hook has read of a packet.
@@ -29,12 +29,12 @@ pub fn pod_out<P: Packet, M: Maps>(packet: &P, maps: &M, config: &Config) -> Ver
         Ok(Network::Ipv4) => {}
         Err(reason) => return Verdict::Drop(reason),
     }
+    if parse::is_multicast(seen.ip.dst) {
+        return Verdict::Drop(DropReason::Multicast);
+    }
     seen.src.look_up(maps, Addr::v4_raw(seen.ip.src));
     if seen.src.has(KNOWN) && !seen.src.is_behind(packet.ifindex()) {
         return Verdict::Drop(DropReason::SpoofedSource);
-    }
-    if parse::is_multicast(seen.ip.dst) {
-        return Verdict::Drop(DropReason::Multicast);
     }
     seen.dst.look_up(maps, Addr::v4_raw(seen.ip.dst));
     // C12; also before the pod has a row: the node's probes need replies.
@@ -104,6 +104,16 @@ fn enforce<P: Packet, M: Maps>(packet: &P, maps: &M, seen: &Seen) -> Result<(), 
 #[inline(never)]
 fn judge<P: Packet, M: Maps>(packet: &P, maps: &M, seen: &Seen) -> Result<(), DropReason> {
     let mut transport = Transport::NONE;
-    parse::transport(packet, maps, &seen.ip, &mut transport)?;
+    match parse::transport(packet, maps, &seen.ip, &mut transport) {
+        Ok(()) => {}
+        // F58: of ports that nobody knows only rules for every port can say anything.
+        Err(DropReason::Fragment) => {
+            return match maps.evaluate(&seen.src, &seen.dst, Service::EVERY) {
+                Ok(()) => Ok(()),
+                Err(_) => Err(DropReason::Fragment),
+            };
+        }
+        Err(reason) => return Err(reason),
+    }
     Flow { src: &seen.src, dst: &seen.dst, proto: seen.ip.proto, transport }.judge(maps)
 }

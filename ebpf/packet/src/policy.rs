@@ -86,6 +86,11 @@ pub struct Service {
     pub proto: u8,
 }
 
+impl Service {
+    /// What only rules for every port match (C8): protocol 0 has none.
+    pub const EVERY: Self = Self { port: 0, proto: 0 };
+}
+
 /// Whether `src` may open to `service` of `dst`: egress of one and ingress of the other (C2).
 ///
 /// # Errors

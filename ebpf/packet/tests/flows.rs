@@ -216,19 +216,69 @@ fn e7_losing_rows_breaks_no_tcp() {
         sends(&model, &ip, expect);
         assert_eq!(model.flows.borrow().len(), 1);
     }
-    // The server itself might have opened it: only its own socket can tell.
+    // What its opener may not open has no row to lose, whatever the other end might open.
     model.flows.borrow_mut().clear();
-    let stray = Ip::tcp((OTHER, 40_000), (SERVER, 80), ACK);
-    sends(&model, &stray, TO_SERVER);
-    // Nobody could have opened these.
+    sends(&model, &Ip::tcp((OTHER, 40_000), (SERVER, 80), ACK), DENIED);
+    sends(&model, &Ip::tcp((CLIENT, 40_000), (SERVER, 81), ACK), DENIED);
+    assert!(model.flows.borrow().is_empty());
+    // Ports that do not tell the opener: the server itself might be it.
+    sends(&model, &Ip::tcp((OTHER, 40_000), (SERVER, 40_001), ACK), TO_SERVER);
     model.flows.borrow_mut().clear();
     let server = model.endpoints.get_mut(&Addr::v4(SERVER)).unwrap();
     server.flags |= ISOLATED_EGRESS;
     server.egress = 98;
     model.groups.insert(98, GroupHeader::default());
-    sends(&model, &stray, DENIED);
-    let stray = Ip::tcp((CLIENT, 40_000), (SERVER, 81), ACK);
-    sends(&model, &stray, DENIED);
+    sends(&model, &Ip::tcp((OTHER, 40_000), (SERVER, 40_001), ACK), DENIED);
+    assert!(model.flows.borrow().is_empty());
+}
+
+#[test]
+fn c15_of_an_unknown_connection_the_ephemeral_port_tells_the_opener() {
+    // Nobody may open to the server, which may itself open to everybody.
+    let mut model = node();
+    model.peers.clear();
+    for (client, server, is_told) in [
+        (40_000, 80, true),
+        (32_768, 32_767, true),
+        (60_999, 1, true),
+        (32_767, 80, false),
+        (61_000, 80, false),
+        (40_000, 50_000, false),
+        (40_000, 61_000, false),
+        (700, 2049, false),
+        // The server is the opener.
+        (80, 40_000, false),
+    ] {
+        for flags in [ACK, FIN | ACK, RST] {
+            model.flows.borrow_mut().clear();
+            let (there, back) = if is_told { (DENIED, DENIED) } else { (TO_SERVER, TO_CLIENT) };
+            sends(&model, &Ip::tcp((CLIENT, client), (SERVER, server), flags), there);
+            model.flows.borrow_mut().clear();
+            sends(&model, &Ip::tcp((SERVER, server), (CLIENT, client), flags), back);
+        }
+    }
+}
+
+#[test]
+fn c15_a_first_policy_reaches_connections_that_nobody_tracked() {
+    // Without a policy nothing is tracked, so the connection has no row when the policy comes.
+    let mut model = node();
+    let isolated = model.endpoints[&Addr::v4(SERVER)];
+    let free = Endpoint { ingress: 0, flags: LOCAL | OPEN, stamp: 99, ..isolated };
+    model.endpoints.insert(Addr::v4(SERVER), free);
+    let syn_ack = tcp(SYN | ACK).1;
+    for (ip, expect) in
+        [(tcp(SYN).0, TO_SERVER), (syn_ack.clone(), TO_CLIENT), (tcp(ACK).0, TO_SERVER)]
+    {
+        sends(&model, &ip, expect);
+    }
+    assert!(model.flows.borrow().is_empty());
+    model.peers.clear();
+    model.endpoints.insert(Addr::v4(SERVER), isolated);
+    // A SYN-ACK too: its receiver opened, although the server's own egress is free.
+    for ip in [tcp(ACK).0, tcp(ACK).1, tcp(FIN | ACK).1, syn_ack] {
+        sends(&model, &ip, DENIED);
+    }
     assert!(model.flows.borrow().is_empty());
 }
 
@@ -300,7 +350,7 @@ fn c15_an_isolated_server_s_side_is_cut_off_too() {
     sends(&model, &tcp(ACK).0, DENIED);
     sends(&model, &tcp(ACK).1, DENIED);
     model.flows.borrow_mut().clear();
-    sends(&model, &tcp(ACK).1, Verdict::Drop(DropReason::PolicyEgress));
+    sends(&model, &tcp(ACK).1, DENIED);
 }
 
 #[test]
@@ -424,6 +474,28 @@ fn e9_later_fragments_have_the_ports_of_the_first() {
     sends(&model, &rest, unknown);
     sends(&model, &first(54), DENIED);
     sends(&model, &rest, DENIED);
+}
+
+#[test]
+fn f58_a_later_fragment_without_its_first_needs_a_rule_for_every_port() {
+    let mut model = node();
+    let unknown = Verdict::Drop(DropReason::Fragment);
+    let rest = |src, proto| Ip::new(src, SERVER, proto, vec![0; 16]).fragment(2, false);
+    for proto in [1, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP] {
+        sends(&model, &rest(CLIENT, proto), unknown);
+    }
+    model.groups.get_mut(&GROUP).unwrap().any_port = bit(70);
+    for proto in [1, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP] {
+        sends(&model, &rest(CLIENT, proto), TO_SERVER);
+        sends(&model, &rest(OTHER, proto), unknown);
+    }
+    assert!(model.flows.borrow().is_empty() && model.fragments.borrow().is_empty());
+    // A port list is not every port, even where it lists port 0 or the range of all.
+    model.groups.get_mut(&GROUP).unwrap().any_port = Mask::default();
+    model.groups.get_mut(&GROUP).unwrap().flags |= GROUP_HAS_RANGES;
+    model.ports.insert(port(0, IPPROTO_UDP), bit(70));
+    model.ranges.insert(range(GROUP, IPPROTO_UDP, 0, 72), bit(70));
+    sends(&model, &rest(CLIENT, IPPROTO_UDP), unknown);
 }
 
 #[test]

@@ -164,15 +164,9 @@ impl Walker<'_> {
         let receiver = self.row(packet.dst).filter(|row| row.local.is_some()).cloned();
         match receiver {
             Some(row) if !row.open => {
-                // The egress of the sender is asked first. What is dropped opens no flow.
-                let before = self.flows.clone();
-                let judged = self.judge(packet);
-                *self.flows = before;
+                // Before any policy: what it will say of the peer is not known yet.
                 self.steps.push(Step::NotOpen(packet.dst));
-                match judged {
-                    Err(DropReason::PolicyEgress) => Err(DropReason::PolicyEgress),
-                    _ => Err(DropReason::PeerClosed),
-                }
+                Err(DropReason::PeerClosed)
             }
             Some(Endpoint { local: Some(local), .. }) => {
                 self.judge(packet).map(|()| Verdict::Redirect { ifindex: local.ifindex })
@@ -267,10 +261,10 @@ impl Walker<'_> {
         (FlowKey::of(packet.transport.number(), from, to), from, to)
     }
 
-    /// A SYN is judged as it goes and opens no flow. Any other segment passes if a connection
-    /// between the two, opened by either, would be allowed: so losing the flow loses nothing. Once
-    /// a flow is known, so is its opener (a SYN-ACK's receiver; else a guess, servers mostly have
-    /// the lower port), and after a change of policy only that direction counts (C15).
+    /// A SYN is judged as it goes and opens no flow. Any other segment passes if its connection
+    /// might be opened: losing the flow loses nothing that is allowed, and a connection older than
+    /// the policy that forbids it ends (C15). What counts is its opener: a SYN-ACK's receiver; of a
+    /// known flow, who it was then; else who the ports tell, see [`openers`].
     fn tcp(
         &mut self,
         packet: &Packet,
@@ -285,10 +279,9 @@ impl Walker<'_> {
         let (key, from, to) = self.key(packet, ports);
         let openers = match self.flows.find(self.image, &key, self.scene.now_ns) {
             Known::Current { .. } => return self.known(&key, from),
-            _ if flags.syn => vec![to, from],
+            _ if flags.syn => vec![to],
             Known::Stale { opener } => vec![opener],
-            Known::No if ports.1 <= ports.0 => vec![from, to],
-            Known::No => vec![to, from],
+            Known::No => openers(from, to),
         };
         self.judge_anew(packet, key, &openers, (from, forward), (to, back))
     }
@@ -317,7 +310,7 @@ impl Walker<'_> {
     }
 
     /// Whether one of `openers` may open the flow, asked in that order; the first that may is its
-    /// opener. Denied: for the first one's reason.
+    /// opener. Denied: for the reason of the sender's own direction, if that was asked.
     fn judge_anew(
         &mut self,
         packet: &Packet,
@@ -340,6 +333,7 @@ impl Walker<'_> {
                     self.flows.insert(self.image, key, *opener, !forward, self.scene.now_ns);
                     return Ok(());
                 }
+                Err(reason) if forward => denied = Some(reason),
                 Err(reason) => denied = denied.or(Some(reason)),
             }
         }
@@ -393,6 +387,21 @@ impl Walker<'_> {
         matches!(self.flows.find(self.image, &key, self.scene.now_ns), Known::Current { .. })
             || open(quote.src, quote.dst, asked)
             || (proto == longshore_abi::IPPROTO_TCP && open(quote.dst, quote.src, back))
+    }
+}
+
+/// Who may have opened the TCP connection of a segment, when nobody remembers it: clients get their
+/// port from the kernel's range (32768–60999 unless configured), servers listen below it. Both, the
+/// one with the likelier client port first, where that tells nothing.
+fn openers(from: Side, to: Side) -> Vec<Side> {
+    let is_client = |(_, port): Side| (32768..=60999).contains(&port);
+    let is_server = |(_, port): Side| port < 32768;
+    match (from, to) {
+        (client, server) | (server, client) if is_client(client) && is_server(server) => {
+            vec![client]
+        }
+        (from, to) if to.1 <= from.1 => vec![from, to],
+        (from, to) => vec![to, from],
     }
 }
 

@@ -52,6 +52,7 @@ fn order_of_checks_of_what_a_pod_sends() {
         (tcp("fe80::1", "2001:db8::1", 80), a, drops(DropReason::Ipv6)),
         (tcp(a, "224.0.0.1", 80), a, drops(DropReason::Multicast)),
         (tcp(a, "255.255.255.255", 67), a, drops(DropReason::Multicast)),
+        (tcp(b, "224.0.0.1", 80), a, drops(DropReason::Multicast)),
         // Spoofing comes before the node's exemption; a pod without a row reaches the node only.
         (tcp(b, NODE, 80), a, drops(DropReason::SpoofedSource)),
         (tcp(NODE, a, 80), b, drops(DropReason::SpoofedSource)),
@@ -62,7 +63,8 @@ fn order_of_checks_of_what_a_pod_sends() {
         (tcp(ghost, b, 80), ghost, drops(DropReason::Closed)),
         (tcp(a, NODE, 80), a, Verdict::Pass),
         (tcp(a, "10.96.0.1", 443), a, drops(DropReason::UntranslatedService)),
-        (tcp(a, ghost, 80), a, drops(DropReason::PolicyEgress)),
+        // A closed peer comes before any policy.
+        (tcp(a, ghost, 80), a, drops(DropReason::PeerClosed)),
         (tcp(b, ghost, 80), b, drops(DropReason::PeerClosed)),
         (tcp(b, a, 81), b, drops(DropReason::PolicyIngress)),
         (tcp(b, a, 80), b, Verdict::Redirect { ifindex: ifindex_of(ip(a)) }),
@@ -105,7 +107,7 @@ fn i7_losing_every_flow_breaks_no_allowed_tcp_connection() {
     for packet in [open.reply(), open.reply().reply()] {
         assert!(sends(&image, &mut Flows::default(), &packet), "{packet:?}");
     }
-    // Either side is asked, not another port.
+    // The opener is asked, for this port.
     let wrong = tcp("10.0.0.11", "10.0.0.10", 81);
     for packet in [wrong.reply(), wrong.reply().reply()] {
         assert!(!sends(&image, &mut Flows::default(), &packet), "{packet:?}");
@@ -379,12 +381,52 @@ fn c15_a_change_that_still_allows_a_udp_flow_does_not_break_it() {
 }
 
 #[test]
-fn c15_tcp_segments_of_unknown_connections_pass_while_either_side_may_open() {
-    // The price of soft state: never a SYN.
+fn c15_a_tcp_segment_of_an_unknown_connection_is_judged_as_its_opener_s() {
+    // x/a is isolated for ingress only, so it may open to anyone and nobody may open to it.
     let mut lab = Lab::grid();
     lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}}");
     let image = lab.image();
+    let (a, b) = (ip("10.0.0.10"), ip("10.0.0.11"));
+    for (of_b, of_a, told) in [
+        // x/b has a client's port and x/a a server's: x/b opened.
+        (40000, 80, Some(false)),
+        (32768, 32767, Some(false)),
+        (60999, 1, Some(false)),
+        // The reverse.
+        (80, 40000, Some(true)),
+        (32767, 32768, Some(true)),
+        // The ports tell nothing, and x/a may have opened: the price of soft state.
+        (32767, 80, None),
+        (61000, 80, None),
+        (40000, 50000, None),
+        (40000, 61000, None),
+        (700, 2049, None),
+    ] {
+        let there = Packet::open(b, a, Protocol::Tcp, of_b, of_a);
+        assert!(!sends(&image, &mut Flows::default(), &there), "a SYN never: {there:?}");
+        for packet in [segment(&there, false), there.reply()] {
+            let passes = sends(&image, &mut Flows::default(), &packet);
+            assert_eq!(passes, told.unwrap_or(true), "{packet:?}");
+        }
+        // Of a SYN-ACK its receiver opened, whatever the ports.
+        assert!(!sends(&image, &mut Flows::default(), &segment(&there.reply(), true)));
+        assert!(sends(&image, &mut Flows::default(), &segment(&there, true)));
+    }
+}
+
+#[test]
+fn c15_a_first_policy_reaches_connections_that_nobody_tracked() {
+    let mut lab = Lab::grid();
     let open = tcp("10.0.0.11", "10.0.0.10", 80);
-    assert!(!sends(&image, &mut Flows::default(), &open));
-    assert!(sends(&image, &mut Flows::default(), &segment(&open, false)));
+    let free = lab.image();
+    let mut flows = Flows::default();
+    for packet in [&open, &segment(&open.reply(), true), &segment(&open, false)] {
+        assert!(sends(&free, &mut flows, packet));
+    }
+    assert!(flows.is_empty(), "without a policy nothing is tracked");
+    lab.policy("x/p", "{podSelector: {matchLabels: {pod: a}}}");
+    let image = lab.image();
+    for packet in [segment(&open, false), open.reply(), segment(&open.reply(), true)] {
+        assert!(!sends(&image, &mut flows, &packet), "{packet:?}");
+    }
 }
