@@ -57,6 +57,38 @@ fn a_manifest_is_edited_added_and_removed() {
 }
 
 #[test]
+fn f39_i7_lost_state_files_lose_no_pod_and_no_connection() {
+    let mut node = node("lost");
+    node.write("web.yaml", &web(2, "one", "")).unwrap();
+    node.write("service.yaml", &web_service()).unwrap();
+    node.write("client.yaml", &pod("client", "sleep")).unwrap();
+    node.write("policy.yaml", &allow("web", "web", &["client"])).unwrap();
+    wait_running(&node, "web", 2);
+    wait_running(&node, "client", 1);
+    let get = format!("get http://{WEB_IP}/ --timeout 1");
+    wait_ok(&node, "client", &get);
+    let pods = running(&node, "");
+    let stream = format!("get http://{WEB_IP}/bytes/4000000?rate=1000000 --timeout 5");
+    let stream = node.exec_run("e2e", "client", &stream).unwrap();
+    let mut stream = stream.start(&node.dir().join("download.log")).unwrap();
+
+    node.kill9().unwrap();
+    for file in ["network.json", "standalone.json"] {
+        std::fs::write(node.state_dir().join(file), "{ torn").unwrap();
+    }
+    node.start_daemon().unwrap();
+    wait_ok(&node, "client", &get);
+    assert_eq!(stream.wait(20).unwrap(), Some(0), "{}", stream.log());
+    assert_eq!(running(&node, ""), pods);
+
+    // Their addresses are taken: a new pod gets one of its own, and is allowed by nobody.
+    node.write("late.yaml", &pod("late", "sleep")).unwrap();
+    wait_running(&node, "late", 1);
+    wait_fails(&node, "late", &get, "timed out");
+    wait_ok(&node, "client", &get);
+}
+
+#[test]
 fn a96_a205_a_stopped_daemon_leaves_its_pods_and_adopts_them() {
     let mut node = node("adopt");
     node.write("web.yaml", &web(2, "one", "")).unwrap();

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{self, CgroupDriver, KubeletConfig};
-use longshore_core::model::{NodeView, ObjectKey, PodUid, Severity};
+use longshore_core::model::{NodeView, ObjectKey, PodUid, SandboxState, Severity};
 use longshore_core::net::masquerade as masquerade_plan;
 use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
@@ -205,6 +205,7 @@ async fn run(
     let (cri, version) = connect(config).await?;
     check_cgroup_driver(&cri).await?;
     let observer = observe(&scope, &cri, state, &node).await;
+    recover(&cni, &observer).await;
     let (files, source) = Files::open(
         &options.manifests,
         &state.root,
@@ -336,6 +337,30 @@ async fn observe(scope: &Scope, cri: &Cri, state: &StateDir, node: &NodeView) ->
     // The sender lives as long as the observer does.
     let _ = listed.wait_for(|lists| *lists > 0).await;
     observer
+}
+
+/// Finds the interfaces of running pods again when the network ledger was lost (F39).
+async fn recover(cni: &Cni, observer: &Observer) {
+    let listed = observer.pods();
+    let sandboxes = listed.values().flat_map(|pod| pod.sandboxes.iter().cloned()).collect();
+    let unknown = cni.unknown(sandboxes).await;
+    for (uid, pod) in listed {
+        if !pod.sandboxes.iter().any(|id| unknown.contains(id)) {
+            continue;
+        }
+        let Ok(seen) = observer.pod(&uid).await else { continue };
+        for sandbox in seen.sandboxes.iter().filter(|s| s.state == SandboxState::Ready) {
+            let ip = sandbox.ips.iter().find_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            });
+            if let (Some(ip), false, true) =
+                (ip, sandbox.host_network, unknown.contains(&sandbox.id))
+            {
+                cni.recover(&sandbox.id, &pod.key, &uid, ip).await;
+            }
+        }
+    }
 }
 
 /// Pods that the runtime has, by their labels.

@@ -108,6 +108,18 @@ impl Ledger {
         self.save()
     }
 
+    /// Takes in an interface that exists although the file did not say so.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn readopt(&mut self, sandbox: &str, entry: Entry, now: Time) -> Result<(), LedgerError> {
+        let state = self.ipam.to_state();
+        self.entries.insert(sandbox.to_owned(), entry);
+        let live = self.entries.values().map(|entry| (&entry.uid, &entry.attachment));
+        self.ipam = Ipam::restore(self.ipam.range(), Some(&state), live, now).ipam;
+        self.save()
+    }
+
     /// Forgets the sandbox; its address cools down. The entry is `None` where it was not known; the
     /// second value says whether the file could be written: in memory the address is free all the
     /// same, so whoever knows of the entry must hear of its end (F34).

@@ -94,11 +94,6 @@ impl Cni {
         let links: BTreeMap<String, u32> =
             self.shared.network.links().await?.into_iter().map(|l| (l.name, l.ifindex)).collect();
         let mut ledger = self.shared.ledger.lock().await;
-        let known: BTreeSet<String> = ledger.owners().iter().map(|id| host_name(id)).collect();
-        for stray in links.keys().filter(|n| is_host_name(n) && !known.contains(*n)) {
-            tracing::info!(interface = stray, "Deleting an interface that no sandbox owns");
-            self.shared.network.delete_link(stray).await?;
-        }
         for (sandbox, entry) in ledger.entries().clone() {
             let name = &entry.attachment.ifname;
             if links.get(name) == Some(&entry.attachment.ifindex) {
@@ -114,6 +109,40 @@ impl Cni {
             }
         }
         Ok(())
+    }
+
+    /// Sandboxes of `listed` that the ledger does not know: all of them when its file was lost.
+    pub async fn unknown(&self, listed: BTreeSet<String>) -> BTreeSet<String> {
+        let owners = self.shared.ledger.lock().await.owners();
+        listed.into_iter().filter(|id| !owners.contains(id)).collect()
+    }
+
+    /// Takes in the interface of a running sandbox that the ledger does not know (F39): its name and
+    /// MAC follow from the sandbox's id, its address is the runtime's. One without such an interface
+    /// is left to its pod's worker.
+    pub async fn recover(&self, sandbox: &str, key: &ObjectKey, uid: &PodUid, ip: Ipv4Addr) {
+        let config = &self.shared.config;
+        let plan = interface_plan(sandbox, ip, config.node_address, config.mtu);
+        let Ok(Some(ifindex)) = self.shared.network.ifindex(&plan.host_name).await else { return };
+        let attachment = Attachment {
+            ip: IpAddr::V4(ip),
+            ifindex,
+            ifname: plan.host_name,
+            mac: plan.pod_mac,
+            sandbox_id: sandbox.to_owned(),
+        };
+        let (key, uid) = (key.clone(), uid.clone());
+        let since = clock::now();
+        let entry = Entry { key, uid, attachment, netns: String::new(), since };
+        tracing::warn!(pod = %entry.key, address = %ip, "Taking in a pod's interface that the lost network ledger held");
+        if let Err(error) = self.shared.hooks.attach(&entry.attachment.ifname) {
+            tracing::error!(pod = %entry.key, error, "Cannot renew the hooks of a pod; the old ones stay");
+        }
+        let mut ledger = self.shared.ledger.lock().await;
+        if let Err(error) = ledger.readopt(sandbox, entry.clone(), since) {
+            tracing::warn!(%error, "Cannot write the network ledger");
+        }
+        self.shared.sink.attached(&entry.key, &entry.uid, &entry.attachment);
     }
 
     /// Serves the socket until the daemon stops. The socket file is made anew.
@@ -339,6 +368,22 @@ impl Cni {
             }
             self.shared.busy.lock().await.remove(&sandbox);
         }
+        if let Err(error) = self.collect_links(live).await {
+            tracing::warn!(%error, "Cannot look for interfaces that no sandbox owns");
+        }
+    }
+
+    /// Deletes interfaces of ours that belong to no sandbox, listed or under way. Links are read
+    /// before owners: an owner is written before its link is made.
+    async fn collect_links(&self, live: &BTreeSet<String>) -> Result<(), NetworkError> {
+        let links = self.shared.network.links().await?;
+        let owners = self.shared.ledger.lock().await.owners();
+        let known: BTreeSet<String> = owners.iter().chain(live).map(|id| host_name(id)).collect();
+        for link in links.iter().filter(|l| is_host_name(&l.name) && !known.contains(&l.name)) {
+            tracing::info!(interface = link.name, "Deleting an interface that no sandbox owns");
+            self.shared.network.delete_link(&link.name).await?;
+        }
+        Ok(())
     }
 }
 

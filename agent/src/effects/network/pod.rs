@@ -61,6 +61,8 @@ impl Network {
         host: HostSide,
     ) -> Result<(), NetworkError> {
         sysctl::close_ipv6(&plan.host_name)?;
+        // Strict: a pod's packets come from its own address, also while no row says which that is.
+        sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", plan.host_name), "1")?;
         for (path, value) in &plan.host_sysctls {
             sysctl::set(path, value)?;
         }
