@@ -212,8 +212,8 @@ fn c15_a_first_policy_reaches_a_connection_that_nobody_tracked() {
 }
 
 #[test]
-fn i2_attaching_again_replaces_in_place_under_traffic() {
-    lab::run("pods::i2_attaching_again_replaces_in_place_under_traffic", |lab| {
+fn f05_attaching_again_replaces_in_place_under_traffic() {
+    lab::run("pods::f05_attaching_again_replaces_in_place_under_traffic", |lab| {
         let (dataplane, a, b) = node(lab);
         let server = b.serve();
         dataplane.apply(&[a.row(OPEN), b.row(OPEN)]).unwrap();

@@ -27,8 +27,8 @@ fn links(lab: &Lab) -> BTreeSet<(String, u32)> {
 }
 
 #[test]
-fn i2_restart_keeps_maps_links_and_rows() {
-    lab::run("restart::i2_restart_keeps_maps_links_and_rows", |lab| {
+fn f05_restart_keeps_maps_links_and_rows() {
+    lab::run("restart::f05_restart_keeps_maps_links_and_rows", |lab| {
         let row = (Addr::v4([10, 0, 0, 1]), Endpoint { ifindex: 3, ..Endpoint::default() });
         let first = lab.open();
         first.apply(&[MapOp::PutEndpoint(row.0, row.1)]).unwrap();
@@ -46,8 +46,8 @@ fn i2_restart_keeps_maps_links_and_rows() {
 }
 
 #[test]
-fn i2_a_bpffs_is_never_mounted_twice() {
-    lab::run("restart::i2_a_bpffs_is_never_mounted_twice", |lab| {
+fn f05_a_bpffs_is_never_mounted_twice() {
+    lab::run("restart::f05_a_bpffs_is_never_mounted_twice", |lab| {
         drop(lab.open());
         drop(lab.open());
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
@@ -86,8 +86,8 @@ fn i3_remove_leaves_nothing() {
 }
 
 #[test]
-fn i2_a_changed_cgroup_root_moves_the_links() {
-    lab::run("restart::i2_a_changed_cgroup_root_moves_the_links", |lab| {
+fn f05_a_changed_cgroup_root_moves_the_links() {
+    lab::run("restart::f05_a_changed_cgroup_root_moves_the_links", |lab| {
         drop(lab.open());
         let mut config = lab.config.clone();
         config.cgroup_dir = config.cgroup_v2_root.clone();
@@ -99,8 +99,8 @@ fn i2_a_changed_cgroup_root_moves_the_links() {
 }
 
 #[test]
-fn i2_programs_with_messages_take_over_and_back() {
-    lab::run("restart::i2_programs_with_messages_take_over_and_back", |lab| {
+fn f05_programs_with_messages_take_over_and_back() {
+    lab::run("restart::f05_programs_with_messages_take_over_and_back", |lab| {
         drop(lab.open());
         let before = (ids(lab), links(lab));
         let mut config = lab.config.clone();

@@ -96,8 +96,8 @@ fn udp_client(ip: &str) -> UdpSocket {
 }
 
 #[test]
-fn b1_tcp_connects_to_a_backend_and_sees_the_service() {
-    lab::run("sockets::b1_tcp_connects_to_a_backend_and_sees_the_service", |lab| {
+fn b10_tcp_connects_to_a_backend_and_sees_the_service() {
+    lab::run("sockets::b10_tcp_connects_to_a_backend_and_sees_the_service", |lab| {
         let dataplane = lab.open();
         let servers = [tcp_server([127, 0, 0, 1], 1), tcp_server([127, 0, 0, 2], 2)];
         dataplane.apply(&publish(IPPROTO_TCP, 0, 1, &servers.map(local))).unwrap();
@@ -114,8 +114,8 @@ fn b1_tcp_connects_to_a_backend_and_sees_the_service() {
 }
 
 #[test]
-fn b1_udp_replies_come_from_the_service() {
-    lab::run("sockets::b1_udp_replies_come_from_the_service", |lab| {
+fn b10_udp_replies_come_from_the_service() {
+    lab::run("sockets::b10_udp_replies_come_from_the_service", |lab| {
         let dataplane = lab.open();
         let server = udp_server([127, 0, 0, 1], 1);
         dataplane.apply(&publish(IPPROTO_UDP, 0, 1, &[local(server)])).unwrap();
@@ -281,8 +281,8 @@ fn e3_publishing_is_atomic_for_those_who_connect() {
 }
 
 #[test]
-fn i2_connects_go_on_through_restarts() {
-    lab::run("sockets::i2_connects_go_on_through_restarts", |lab: &Lab| {
+fn f05_connects_go_on_through_restarts() {
+    lab::run("sockets::f05_connects_go_on_through_restarts", |lab: &Lab| {
         let server = tcp_server([127, 0, 0, 1], 1);
         let dataplane = lab.open();
         dataplane.apply(&publish(IPPROTO_TCP, 0, 1, &[local(server)])).unwrap();

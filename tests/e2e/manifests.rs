@@ -108,3 +108,33 @@ fn a96_a205_a_stopped_daemon_leaves_its_pods_and_adopts_them() {
     assert_eq!(node.ctr().tasks().unwrap(), before, "no pod was restarted");
     assert!(node.on_host(&get).output().unwrap().ok());
 }
+
+#[test]
+fn i3_cleanup_removes_everything_of_a_stopped_daemon_and_nothing_else() {
+    let mut node = node("cleanup");
+    node.write("web.yaml", &web(2, "one", VOLUMES)).unwrap();
+    node.write("service.yaml", &web_service()).unwrap();
+    wait_running(&node, "web", 2);
+
+    // A running daemon is not cleaned up.
+    let refused = node.longshore("cleanup").output().unwrap();
+    assert!(!refused.ok() && refused.text.contains("stop it first"), "{}", refused.text);
+    assert_eq!(running(&node, "web").len(), 2);
+
+    assert_eq!(node.stop_daemon().unwrap(), Some(0));
+    let output = node.longshore("cleanup").output().unwrap();
+    assert!(output.ok(), "{}", output.text);
+    assert!(!node.state_dir().exists(), "{}", output.text);
+    assert!(node.ctr().containers().unwrap().is_empty());
+    assert_eq!(longshore_tests::cgroup::containers(&node.cgroup_root()).len(), 0);
+    let place = node.containerd().place();
+    for dir in [&place.cni_conf_dir, &place.cni_bin_dir] {
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
+    }
+    let links = node.netns().ip("-o link").unwrap();
+    assert!(!links.contains(": ls"), "{links}");
+    let rules = node.netns().run("nft").args(["list", "ruleset"]).check().unwrap();
+    assert!(!rules.contains("longshore"), "{rules}");
+    // Nothing is left that the hooks could do: a connection goes where nobody answers.
+    assert!(!node.on_host(&format!("get http://{WEB_IP}/ --timeout 1")).output().unwrap().ok());
+}

@@ -56,7 +56,7 @@ fn b10_udp_answers_come_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn b33_a_service_without_endpoints_refuses_at_once() {
+fn b26_a_service_without_endpoints_refuses_at_once() {
     let node = node("empty");
     node.write("service.yaml", &web_service()).unwrap();
     node.write("client.yaml", &pod("client", "sleep")).unwrap();

@@ -20,6 +20,7 @@ use crate::cni::{AttachmentSink, Cni, CniConfig, Conf, Hooks, Ledger};
 use crate::dataplane::Dataplane;
 use crate::effects::cgroup::KernelCgroups;
 use crate::effects::cri::Cri;
+use crate::effects::logs;
 use crate::effects::network::{Network, masquerade};
 use crate::effects::volumes;
 use crate::observe::Observer;
@@ -109,11 +110,15 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let root = config.cgroup_root.trim_end_matches('/').to_owned();
     let kubepods = format!("{root}/kubepods");
     let cgroups =
-        KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_all());
-    report(&mut failed, &format!("cgroup {kubepods}"), cgroups);
+        KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_pods(&pods));
+    report(&mut failed, &format!("the pods' cgroups below {kubepods}"), cgroups);
     for uid in pods {
         let dir = state.pods().join(&uid).display().to_string();
         report(&mut failed, &format!("volumes of {uid}"), volumes::remove(&state.pods(), &dir));
+        for logs in logs_of(Path::new(&config.pod_logs_dir), &uid) {
+            let removed = logs::remove(Path::new(&config.pod_logs_dir), &logs);
+            report(&mut failed, &logs.display().to_string(), removed);
+        }
     }
     Ok(failed)
 }
@@ -133,6 +138,14 @@ async fn remove_pods(config: &KubeletConfig, uids: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Log directories of a pod: `<namespace>_<name>_<uid>` (A206).
+fn logs_of(pod_logs_dir: &Path, uid: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(pod_logs_dir) else { return Vec::new() };
+    let ending = format!("_{uid}");
+    let names = entries.flatten().map(|entry| entry.path());
+    names.filter(|path| path.to_string_lossy().ends_with(&ending)).collect()
 }
 
 /// Hooks and listener of a node that is being cleaned up: no new pod, and nobody to tell.

@@ -452,7 +452,7 @@ fn c14_icmp_errors_about_what_the_pod_could_not_send_are_dropped() {
 }
 
 #[test]
-fn f57_a_pod_complains_only_about_packets_to_itself() {
+fn f59_a_pod_complains_only_about_packets_to_itself() {
     let model = node();
     let sent_to_other = Ip::tcp((SERVER, 80), (OTHER, 40_000), ACK);
     sends(&model, &Ip::icmp_error(CLIENT, SERVER, 3, &sent_to_other), DENIED);

@@ -58,7 +58,7 @@ fn backend(n: u8, proto: u8) -> Address {
 }
 
 #[test]
-fn b1_connect_goes_to_each_backend_alike() {
+fn b10_connect_goes_to_each_backend_alike() {
     let services = services(ROW);
     for n in 0..4_u8 {
         services.random.set(u32::from(n) << 30);
@@ -71,7 +71,7 @@ fn b1_connect_goes_to_each_backend_alike() {
 }
 
 #[test]
-fn b1_other_addresses_ports_and_protocols_pass() {
+fn b10_other_addresses_ports_and_protocols_pass() {
     let services = services(ROW);
     for other in [
         address([10, 96, 0, 11], 53, IPPROTO_TCP),

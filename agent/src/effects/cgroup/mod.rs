@@ -163,17 +163,28 @@ impl KernelCgroups {
         Ok(())
     }
 
-    /// Kills what is left below kubepods and removes it everywhere, for `longshore cleanup`. The
-    /// root stays: it may be its owner's.
+    /// Removes the cgroups of the pods `uids`, and then the levels above them where nothing else is
+    /// left: another agent of the machine may use the same kubepods. For `longshore cleanup`.
     ///
     /// # Errors
     /// See [`CgroupError`].
-    pub fn remove_all(&self) -> Result<(), CgroupError> {
-        for path in self.pods() {
+    pub fn remove_pods(&self, uids: &[String]) -> Result<(), CgroupError> {
+        let own = |path: &str| {
+            path.rsplit('/').next().is_some_and(|name| {
+                name.strip_prefix("pod").is_some_and(|uid| uids.iter().any(|own| own == uid))
+            })
+        };
+        for path in self.pods().into_iter().filter(|path| own(path)) {
             self.remove(&CgroupPlan { path, ..CgroupPlan::default() })?;
         }
-        for hierarchy in &self.layout.hierarchies {
-            hierarchy.remove(&self.kubepods)?;
+        let kubepods = &self.kubepods;
+        for level in
+            [format!("{kubepods}/burstable"), format!("{kubepods}/besteffort"), kubepods.clone()]
+        {
+            for hierarchy in &self.layout.hierarchies {
+                // Not empty or not there: not ours to remove, or removed already.
+                let _ = std::fs::remove_dir(hierarchy.at(&level));
+            }
         }
         Ok(())
     }

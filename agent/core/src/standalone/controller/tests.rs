@@ -378,7 +378,7 @@ fn b27_slices_follow_readiness_termination_and_named_ports() {
 }
 
 #[test]
-fn b27_host_network_pods_are_the_node_and_slices_have_100_endpoints() {
+fn b23_host_network_pods_are_the_node_and_slices_have_100_endpoints() {
     let mut node = Node::new();
     node.file("d.yaml", &(deployment("web", 201, "x", "") + &service("web", ""))).reconcile();
     node.all_ready();
