@@ -4,13 +4,16 @@ use anyhow::Result;
 
 use crate::{build, images, setup, sh};
 
-pub fn run() -> Result<bool> {
+/// `quick`: of the demo's build, whose programs are the same and whose daemon is not optimised.
+pub fn run(quick: bool) -> Result<bool> {
     let runtime = setup::for_nodes()?;
     let plugins = setup::runtime::ensure_cni_plugins()?;
-    let lab = images::lab(&build::release()?, runtime, "lsb")?;
-    let mut command = sh::cargo(
-        "run --quiet --release --locked --package longshore-tests --features cri --bin longshore-bench",
-    )?;
+    let (longshore, profile) =
+        if quick { (build::quick()?, "demo") } else { (build::release()?, "release") };
+    let lab = images::lab(&longshore, runtime, "lsb")?;
+    let mut command = sh::cargo(&format!(
+        "run --quiet --profile {profile} --locked --package longshore-tests --features cri --bin longshore-bench"
+    ))?;
     command.envs(lab.to_env()).env("LONGSHORE_LAB_CNI_PLUGINS", plugins);
     sh::run(command)?;
     Ok(true)

@@ -59,7 +59,11 @@ enum Command {
         keep: bool,
     },
     /// Measure against the CRI floor and a bare veth pair; prints ratios.
-    Bench,
+    Bench {
+        /// Use the demo's build: minutes less to build, and not what users run
+        #[arg(long)]
+        quick: bool,
+    },
     /// Check the rules of the house: imports, unsafe, spawns, clocks, sizes, the specification.
     Tidy,
     /// Build the workload and the image tars; prints their paths.
@@ -87,7 +91,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Test { lanes, filter } => lanes::run(&lanes, filter.as_deref()),
         Command::TestAll { parts } => test_all::run(&parts),
         Command::Demo { keep } => demo::run(keep),
-        Command::Bench => bench::run(),
+        Command::Bench { quick } => bench::run(quick),
         Command::Tidy => tidy::print(),
         Command::Images => {
             for tar in images::build()? {
