@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use longshore_tests::lab::WORKLOAD_IMAGE;
+use longshore_tests::lab::{Lab, WORKLOAD_IMAGE};
+use longshore_tests::netns::Netns;
 use longshore_tests::node::{Node, WORLD_IP};
 use longshore_tests::process::wait_for;
 
@@ -14,14 +15,20 @@ const SERVICE: &str = "10.97.0.71:7001";
 /// New connections in a second, median of the rounds.
 pub struct Rates {
     pub service: f64,
+    /// The pod's own address, by the same hooks.
     pub pod: f64,
+    /// Two namespaces and a router between them: no hook, no netfilter.
+    pub routed: f64,
     pub veth: f64,
 }
 
 impl std::fmt::Display for Rates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { service, pod, veth } = self;
-        write!(f, "{service:.0}/s Service, {pod:.0}/s pod IP, {veth:.0}/s veth")
+        let Self { service, pod, routed, veth } = self;
+        write!(
+            f,
+            "{service:.0}/s Service, {pod:.0}/s pod IP, {routed:.0}/s routed, {veth:.0}/s veth"
+        )
     }
 }
 
@@ -34,16 +41,53 @@ pub fn rates(node: &Node, rounds: usize) -> Result<Rates> {
     })?;
     let pod = pod_address(node)?;
     let _world = node.in_world("crr-server --port 7001").start(&node.dir().join("world.log"))?;
+    let plain = Routed::new(node)?;
+    let _routed = plain.server.run(&plain.workload).words("crr-server --port 7001");
+    let _routed = _routed.start(&node.dir().join("routed.log"))?;
     let (mut service, mut direct, mut veth) = (Vec::new(), Vec::new(), Vec::new());
+    let mut routed = Vec::new();
     for _ in 0..rounds {
         service.push(rate(
             &node.exec("bench", "client", &format!("crr {SERVICE} --seconds 2"))?.text,
         )?);
         direct.push(rate(&node.exec("bench", "client", &format!("crr {pod} --seconds 2"))?.text)?);
+        let through = plain.client.run(&plain.workload);
+        let through = through.words(&format!("crr {ROUTED}:7001 --seconds 2")).output()?;
+        routed.push(rate(&through.text)?);
         let host = node.on_host(&format!("crr {WORLD_IP}:7001 --seconds 2")).output()?;
         veth.push(rate(&host.text)?);
     }
-    Ok(Rates { service: median(service), pod: median(direct), veth: median(veth) })
+    Ok(Rates {
+        service: median(service),
+        pod: median(direct),
+        routed: median(routed),
+        veth: median(veth),
+    })
+}
+
+const ROUTED: &str = "10.231.2.2";
+
+/// What a plain CNI gives: pods on veths, and the kernel routing between them.
+struct Routed {
+    workload: String,
+    client: Netns,
+    server: Netns,
+    _router: Netns,
+}
+
+impl Routed {
+    fn new(node: &Node) -> Result<Self> {
+        let name = |part: &str| format!("{}-{part}", node.name());
+        let router = Netns::new(&name("router"))?;
+        let (client, server) = (Netns::new(&name("ra"))?, Netns::new(&name("rb"))?);
+        client.link("eth0", "10.231.1.2/30", &router, "ra0", "10.231.1.1/30")?;
+        server.link("eth0", &format!("{ROUTED}/30"), &router, "rb0", "10.231.2.1/30")?;
+        client.ip("route add default via 10.231.1.1")?;
+        server.ip("route add default via 10.231.2.1")?;
+        router.run("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).check()?;
+        let workload = Lab::from_env()?.workload.display().to_string();
+        Ok(Self { workload, client, server, _router: router })
+    }
 }
 
 /// `12345 per second, …`

@@ -27,8 +27,10 @@ fn main() -> Result<()> {
     line("pod start, Longshore / CRI floor, p50", starts.ratio(), &Expect::AtMost(1.3));
     println!("    {starts}");
     let rates = connections::rates(&node, 4)?;
-    line("new connections, Service / pod IP", rates.service / rates.pod, &Expect::AtLeast(1.0));
-    line("new connections, Service / bare veth", rates.service / rates.veth, &Expect::AtLeast(0.0));
+    let service = rates.service;
+    line("new connections, Service / routed pod IP", service / rates.routed, &Expect::AtLeast(1.0));
+    line("new connections, Service / bare veth", service / rates.veth, &Expect::AtLeast(0.0));
+    line("new connections, Service / own pod IP", service / rates.pod, &Expect::AtLeast(0.0));
     println!("    {rates}");
     let edit_ms = connections::edits(&node, 10)?;
     line("policy edit to effect, p50, ms", edit_ms, &Expect::AtMost(200.0));
