@@ -274,7 +274,7 @@ fn rows_are_read_back_as_they_were_written() {
     });
 }
 
-/// Not a judgement, but printed: ns per packet of the paths (toolchain.md §9 for the method).
+/// Not a judgement, but printed: ns per packet of the paths.
 #[test]
 fn every_path_is_timed() {
     lab::run("packets::every_path_is_timed", |lab| {

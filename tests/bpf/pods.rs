@@ -237,7 +237,7 @@ fn f05_attaching_again_replaces_in_place_under_traffic() {
     });
 }
 
-/// Not a judgement, but printed: why pod hooks are clsact filters (dataplane.md, summary 6).
+/// Not a judgement, but printed: why pod hooks are clsact filters.
 #[test]
 fn attaching_is_timed() {
     lab::run("pods::attaching_is_timed", |lab| {

@@ -1,4 +1,4 @@
-//! Tracked flows: one row per flow, soft state (dataplane.md E.7).
+//! Tracked flows: one row per flow, soft state.
 //!
 //! A hit counts only while both ends have the stamps under which the flow was allowed, so a policy
 //! change reaches established flows at once (C15).

@@ -84,7 +84,7 @@ pub fn pod_in<P: Packet, M: Maps>(packet: &P, maps: &M) -> Verdict {
     }
 }
 
-/// Policy of both ends; nothing at all per packet when none selects either (dataplane.md E.0).
+/// Policy of both ends; nothing at all per packet when none selects either.
 #[inline(always)]
 fn enforce<P: Packet, M: Maps>(packet: &P, maps: &M, seen: &Seen) -> Result<(), DropReason> {
     if !seen.src.is_isolated() && !seen.dst.is_isolated() {

@@ -1,4 +1,4 @@
-//! Services at the socket: connect, sendmsg, recvmsg and getpeername (dataplane.md E.3, E.4).
+//! Services at the socket: connect, sendmsg, recvmsg and getpeername.
 //!
 //! A translated connection costs nothing per packet. Deliberately absent: ClientIP affinity, which
 //! comes with the Service issue (the compiler reports it), and native IPv6.

@@ -1,4 +1,4 @@
-//! Flows and fragments that were seen: soft state (dataplane.md E.7).
+//! Flows and fragments that were seen: soft state.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! The reference: what must become of a packet under a logical image, slow and plain.
 //!
-//! Written from the NetworkPolicy API's text and dataplane.md E.3, E.6, E.7. It walks terms, not
+//! Written from the text of the Service and NetworkPolicy APIs. It walks terms, not
 //! masks, and shares no code with the programs that it judges; tests compare the two, and
 //! `longshore explain flow` speaks with its voice.
 //!
