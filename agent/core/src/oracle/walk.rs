@@ -196,7 +196,7 @@ impl Walker<'_> {
         self.judge(packet).map(|()| Verdict::Pass)
     }
 
-    /// Policy of both ends, with flows (E.7).
+    /// Policy of both ends, with flows.
     fn judge(&mut self, packet: &Packet) -> Result<(), DropReason> {
         let isolated = |addr| judge::is_isolated(self.image, addr);
         if !isolated(packet.src) && !isolated(packet.dst) {
