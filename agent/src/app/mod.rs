@@ -92,6 +92,8 @@ impl Options {
 
 /// How often interfaces of vanished sandboxes are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(30);
+/// How long the runtime may take to list a sandbox whose ADD was answered.
+const LAST_MOMENTS_MS: i64 = 5_000;
 
 /// Runs the standalone role until a signal or the end of a critical task.
 ///
@@ -459,13 +461,19 @@ async fn start_cni(
 /// Frees what belongs to no sandbox of the runtime's last complete list; there is one.
 async fn collect(cni: Cni, observer: Observer) {
     let mut listed = observer.listed();
-    let mut first = true;
+    let started_at = cni.started_at();
+    // A sandbox that the last daemon asked for in its last moments may still appear in the list.
+    let mut rounds = [
+        (Some(started_at.plus_ms(-LAST_MOMENTS_MS)), Duration::from_millis(LAST_MOMENTS_MS as u64)),
+        (Some(started_at), COLLECT_EVERY),
+    ]
+    .into_iter();
     loop {
+        let (found_before, pause) = rounds.next().unwrap_or((None, COLLECT_EVERY));
         let live: BTreeSet<String> =
             observer.pods().into_values().flat_map(|pod| pod.sandboxes).collect();
-        cni.collect(&live, first).await;
-        first = false;
-        tokio::time::sleep(COLLECT_EVERY).await;
+        cni.collect(&live, found_before).await;
+        tokio::time::sleep(pause).await;
         // While the runtime does not answer, its last list says nothing of newer sandboxes (F11).
         listed.mark_unchanged();
         // The sender lives as long as the observer does.

@@ -343,12 +343,17 @@ impl Cni {
         }
     }
 
-    /// Removes what belongs to no sandbox of `live`, the runtime's complete list (F19). `first`: of
-    /// what this daemon found at its start nothing can be under way; what it gave itself must be
+    /// When this daemon began to answer.
+    pub fn started_at(&self) -> Time {
+        self.shared.started_at
+    }
+
+    /// Removes what belongs to no sandbox of `live`, the runtime's complete list (F19), and is from
+    /// before `found_before`: at a start, what the daemon before this one gave. All else must be
     /// old, because the runtime lists a sandbox only after its ADD.
-    pub async fn collect(&self, live: &BTreeSet<String>, first: bool) {
+    pub async fn collect(&self, live: &BTreeSet<String>, found_before: Option<Time>) {
         let old = clock::now().plus_ms(-GC_AGE_MS);
-        let before = if first { self.shared.started_at.max(old) } else { old };
+        let before = found_before.map_or(old, |found| found.max(old));
         let dead: Vec<String> = {
             let ledger = self.shared.ledger.lock().await;
             let is_old = |id: &String| ledger.since(id).is_none_or(|since| since < before);
