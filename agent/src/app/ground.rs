@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::effects::cgroup::Layout;
+
 /// Refuses to run without root: namespaces, cgroups and eBPF need it.
 pub fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() {
@@ -92,30 +94,20 @@ pub struct CgroupV2 {
 
 impl CgroupV2 {
     pub fn find() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
-        let root = v2_mount(&mounts).context(
+        let layout = Layout::read().context("read the mount table")?;
+        let v2 = layout.v2().context(
             "cgroup v2 is not mounted: Services need it to see sockets. Mount it \
              (mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified), or boot with systemd's unified or \
              hybrid hierarchy",
         )?;
-        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        let has_controllers = controllers.split_whitespace().any(|name| name == "memory");
-        Ok(Self { root, has_controllers })
+        let has_controllers = v2.controllers.iter().any(|name| name == "memory");
+        Ok(Self { root: v2.root.clone(), has_controllers })
     }
 
     /// The v2 directory of `--cgroup-root`.
     pub fn directory(&self, cgroup_root: &str) -> PathBuf {
         self.root.join(cgroup_root.trim_start_matches('/'))
     }
-}
-
-/// The first cgroup2 mount of a mountinfo text.
-fn v2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let point = before.split(' ').nth(4)?;
-        (after.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point))
-    })
 }
 
 #[cfg(test)]
@@ -127,13 +119,5 @@ mod tests {
         let head = "Filename\tType\tSize\tUsed\tPriority\n";
         assert!(!has_swap("") && !has_swap(head));
         assert!(has_swap(&format!("{head}/swapfile file 1048572 0 -2\n")));
-    }
-
-    #[test]
-    fn a149_the_v2_hierarchy_is_found_beside_v1() {
-        let hybrid = "25 30 0:22 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
-                      26 30 0:23 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(v2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(v2_mount("25 30 0:22 / / rw - ext4 /dev/vda rw\n"), None);
     }
 }

@@ -25,7 +25,8 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
 }
 
-fn parse(text: &str) -> Vec<Mount> {
+/// The mounts of a mountinfo text; a line that is none is left out.
+pub fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(parse_line).collect()
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::hierarchy::{Layout, Version, shares_of_weight, weight_of_shares};
 use super::*;
-use crate::sys::mount::Mount;
+use crate::sys::mount::{self, Mount};
 
 struct Root {
     name: String,
@@ -160,6 +160,17 @@ fn a149_each_controller_is_found_where_it_is_mounted() {
     assert_eq!(at("memory").as_deref(), Some("/c/memory"));
     assert_eq!(at("pids"), None);
     assert_eq!(layout.v2().unwrap().root, Path::new("/c/unified"));
+}
+
+#[test]
+fn a149_the_v2_hierarchy_is_found_beside_v1() {
+    let v2_root = |mountinfo: &str| {
+        Layout::from_mounts(&mount::parse(mountinfo)).v2().map(|hierarchy| hierarchy.root.clone())
+    };
+    let hybrid = "25 30 0:22 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+                  26 30 0:23 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
+    assert_eq!(v2_root(hybrid), Some("/sys/fs/cgroup/unified".into()));
+    assert_eq!(v2_root("25 30 0:22 / / rw - ext4 /dev/vda rw\n"), None);
 }
 
 #[test]
