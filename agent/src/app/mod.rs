@@ -269,17 +269,6 @@ async fn run(
     wait(&mut supervisor).await
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 /// Until a signal, or the end of a task that must not end.
 async fn wait(supervisor: &mut Supervisor) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -443,7 +432,8 @@ async fn start_cni(
         tracing::error!(problem, "The network ledger");
     }
     if let Err(error) = ledger.check() {
-        tracing::error!(error = %chain(&error), "The network ledger; running pods are not affected");
+        let error = format!("{:#}", anyhow::Error::new(error));
+        tracing::error!(error, "The network ledger; running pods are not affected");
     }
     let cni = Cni::new(
         CniConfig { node_address: place.own, mtu: place.mtu },

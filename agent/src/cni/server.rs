@@ -435,8 +435,13 @@ fn failure(code: u32, msg: impl Into<String>) -> Error {
     Error { code, msg: msg.into(), details: String::new() }
 }
 
+/// The cause behind an error; empty when there is none.
+fn cause_of(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
 fn network_failure(error: &NetworkError) -> Error {
-    let details = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let details = cause_of(error);
     Error { code: CODE_FAILED, msg: format!("{error}: {details}"), details }
 }
 
@@ -445,8 +450,7 @@ fn ledger_failure(error: &LedgerError) -> Error {
         LedgerError::Full(_) => CODE_TRY_AGAIN,
         LedgerError::Write { .. } => CODE_FAILED,
     };
-    let details = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    Error { code, msg: error.to_string(), details }
+    Error { code, msg: error.to_string(), details: cause_of(error) }
 }
 
 /// The CNI result (specification 1.0, "Success").
