@@ -159,11 +159,12 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where the daemon under test is built from; here because both go into a lab.
+/// Where the daemon under test is built from; here because both go into a lab. Its names begin with
+/// `kind` and three digits of the checkout's own: labs of two checkouts live side by side.
 pub fn lab(
     longshore: &Path,
     runtime: longshore_tests::containerd::Runtime,
-    prefix: &str,
+    kind: &str,
 ) -> Result<longshore_tests::lab::Lab> {
     Ok(longshore_tests::lab::Lab {
         longshore: longshore.to_owned(),
@@ -171,7 +172,7 @@ pub fn lab(
         runtime,
         images: build()?,
         dir: paths::lab()?,
-        prefix: prefix.to_owned(),
+        prefix: format!("{kind}{}", &sha256(paths::root().as_os_str().as_encoded_bytes())[..3]),
     })
 }
 
