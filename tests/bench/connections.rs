@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use longshore_tests::cgroup;
 use longshore_tests::lab::{Lab, WORKLOAD_IMAGE};
 use longshore_tests::netns::Netns;
-use longshore_tests::node::{Node, WORLD_IP};
-use longshore_tests::process::wait_for;
+use longshore_tests::node::Node;
+use longshore_tests::process::{Run, wait_for};
 
 use crate::median;
 
@@ -19,6 +20,7 @@ pub struct Rates {
     pub pod: f64,
     /// Two namespaces and a router between them: no hook, no netfilter.
     pub routed: f64,
+    /// The same two namespaces with a veth pair of their own.
     pub veth: f64,
 }
 
@@ -40,22 +42,21 @@ pub fn rates(node: &Node, rounds: usize) -> Result<Rates> {
         Ok(node.exec("bench", "client", &command).is_ok_and(|output| output.ok()))
     })?;
     let pod = pod_address(node)?;
-    let _world = node.in_world("crr-server --port 7001").start(&node.dir().join("world.log"))?;
-    let plain = Routed::new(node)?;
-    let _routed = plain.server.run(&plain.workload).words("crr-server --port 7001");
-    let _routed = _routed.start(&node.dir().join("routed.log"))?;
+    let plain = Plain::new(node)?;
+    let server = plain.run(&plain.server, "crr-server --port 7001");
+    let _server = server.start(&node.dir().join("plain.log"))?;
     let (mut service, mut direct, mut veth) = (Vec::new(), Vec::new(), Vec::new());
     let mut routed = Vec::new();
     for _ in 0..rounds {
-        service.push(rate(
-            &node.exec("bench", "client", &format!("crr {SERVICE} --seconds 2"))?.text,
-        )?);
-        direct.push(rate(&node.exec("bench", "client", &format!("crr {pod} --seconds 2"))?.text)?);
-        let through = plain.client.run(&plain.workload);
-        let through = through.words(&format!("crr {ROUTED}:7001 --seconds 2")).output()?;
-        routed.push(rate(&through.text)?);
-        let host = node.on_host(&format!("crr {WORLD_IP}:7001 --seconds 2")).output()?;
-        veth.push(rate(&host.text)?);
+        let in_pod = |to: &str| node.exec("bench", "client", &format!("crr {to} --seconds 2"));
+        let outside = |to: &str| {
+            let words = format!("crr {to}:7001 --seconds 2");
+            plain.run(&plain.client, &words).output()
+        };
+        service.push(rate(&in_pod(SERVICE)?.text)?);
+        direct.push(rate(&in_pod(&pod)?.text)?);
+        routed.push(rate(&outside(ROUTED)?.text)?);
+        veth.push(rate(&outside(BARE)?.text)?);
     }
     Ok(Rates {
         service: median(service),
@@ -65,28 +66,56 @@ pub fn rates(node: &Node, rounds: usize) -> Result<Rates> {
     })
 }
 
+/// The plain server's addresses: behind the router, and at the other end of a veth pair.
 const ROUTED: &str = "10.231.2.2";
+const BARE: &str = "10.231.3.2";
 
-/// What a plain CNI gives: pods on veths, and the kernel routing between them.
-struct Routed {
+/// What a plain CNI gives: network namespaces, and the kernel routing between them. Its processes
+/// are in cgroups as deep as a pod's: the kernel charges their sockets as it does a pod's.
+struct Plain {
     workload: String,
     client: Netns,
     server: Netns,
     _router: Netns,
+    cgroup: String,
 }
 
-impl Routed {
+impl Plain {
     fn new(node: &Node) -> Result<Self> {
         let name = |part: &str| format!("{}-{part}", node.name());
         let router = Netns::new(&name("router"))?;
         let (client, server) = (Netns::new(&name("ra"))?, Netns::new(&name("rb"))?);
         client.link("eth0", "10.231.1.2/30", &router, "ra0", "10.231.1.1/30")?;
         server.link("eth0", &format!("{ROUTED}/30"), &router, "rb0", "10.231.2.1/30")?;
+        client.link("bare0", "10.231.3.1/30", &server, "bare0", &format!("{BARE}/30"))?;
         client.ip("route add default via 10.231.1.1")?;
         server.ip("route add default via 10.231.2.1")?;
         router.run("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).check()?;
         let workload = Lab::from_env()?.workload.display().to_string();
-        Ok(Self { workload, client, server, _router: router })
+        let cgroup = format!("/{}/pods/pod/container", name("plain"));
+        Ok(Self { workload, client, server, _router: router, cgroup })
+    }
+
+    /// The workload in `netns`, in the plain cgroup of each hierarchy.
+    fn run(&self, netns: &Netns, words: &str) -> Run {
+        let dirs: Vec<String> = cgroup::hierarchies()
+            .into_iter()
+            // A new cpuset has no CPU; it costs nothing per packet either.
+            .filter(|at| !at.ends_with("cpuset"))
+            .map(|at| format!("{}{}", at.display(), self.cgroup))
+            .collect();
+        let join = "for dir in $DIRS; do mkdir -p $dir; echo $$ > $dir/cgroup.procs; done";
+        netns
+            .run("sh")
+            .env("DIRS", dirs.join(" "))
+            .args(["-c", &format!("{join}; exec {} {words}", self.workload)])
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let root = self.cgroup.split('/').nth(1).unwrap_or_default();
+        cgroup::remove(&format!("/{root}"));
     }
 }
 
