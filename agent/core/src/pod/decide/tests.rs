@@ -656,3 +656,43 @@ fn a194_an_event_behind_a_failed_step_is_told_later() {
     (case.observed.cgroup_ready, case.observed.volumes_ready) = (true, true);
     check(&case, &[]);
 }
+
+#[test]
+fn a64_a205_a_restart_stops_no_sandbox_that_was_stopped() {
+    let mut case = prepared("{restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}");
+    let end = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: Time(1),
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+    };
+    case.observed.containers.push(instance(&case, "app", end));
+    case.memory = Memory::default();
+    (case.observed.cgroup_ready, case.observed.volumes_ready) = (false, false);
+    case.observed.sandboxes[0].state = SandboxState::NotReady;
+    check(&case, &["stop-sandbox s0"]);
+    case.observed.sandboxes[0].ips.clear();
+    check(&case, &[]);
+    // Anything of what goes after the sandbox, or with it, says that nobody stopped it.
+    case.observed.leftovers = true;
+    check(&case, &["stop-sandbox s0"]);
+    case.observed.leftovers = false;
+    let attachment = crate::model::observed::Attachment {
+        ip: "10.0.0.5".parse().unwrap(),
+        ifindex: 7,
+        ifname: "ls0".into(),
+        mac: [2; 6],
+        sandbox_id: "s0".into(),
+    };
+    let local = crate::model::LocalPod {
+        attachment: Some(attachment),
+        ..crate::model::LocalPod::default()
+    };
+    case.world.local.insert(case.uid.clone(), std::sync::Arc::new(local));
+    check(&case, &["stop-sandbox s0"]);
+    // Ready: whatever else is seen.
+    case.world.local.clear();
+    case.observed.sandboxes[0].state = SandboxState::Ready;
+    check(&case, &["stop-sandbox s0"]);
+}
