@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{self, CgroupDriver, KubeletConfig};
 use longshore_core::model::{NodeView, ObjectKey, PodUid, SandboxState, Severity};
-use longshore_core::net::masquerade as masquerade_plan;
+use longshore_core::net::{masquerade as masquerade_plan, pod_mtu};
 use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -90,6 +90,8 @@ impl Options {
     }
 }
 
+/// What an overlay adds to each packet: there is none.
+const OVERLAY_BYTES: u32 = 0;
 /// How often interfaces of vanished sandboxes are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(30);
 /// How long the runtime may take to list a sandbox whose ADD was answered.
@@ -385,7 +387,7 @@ async fn find_node(
     };
     let (uplink, own) = node::addresses(network, &given).await?;
     let view = node::view(&given, config, &uplink, own, cgroups.has_controllers)?;
-    Ok((view, Place { pod_cidr, own, mtu: uplink.mtu }))
+    Ok((view, Place { pod_cidr, own, mtu: pod_mtu(uplink.mtu, OVERLAY_BYTES) }))
 }
 
 fn open_dataplane(

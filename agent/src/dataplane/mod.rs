@@ -103,13 +103,6 @@ impl Dataplane {
         hooks::attach(&mut self.ebpf(), ifname)
     }
 
-    /// [`Dataplane::attach_pod`] for every interface that a restart finds, in place. Goes on after
-    /// a failure: the other pods must not keep the old programs because one is going away.
-    pub fn attach_pods(&self, ifnames: &[String]) -> Vec<(String, DataplaneError)> {
-        let attach = |name: &String| Some((name.clone(), self.attach_pod(name).err()?));
-        ifnames.iter().filter_map(attach).collect()
-    }
-
     /// Writes in order; stops at the first failure, what was written holds.
     ///
     /// # Errors
