@@ -22,6 +22,7 @@ use longshore_core::net::{masquerade as masquerade_plan, pod_mtu};
 use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::StandaloneArgs;
 use crate::clock;
@@ -36,7 +37,7 @@ use crate::observe::Observer;
 use crate::serve::{Admin, NodeFacts};
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::DataplaneWorker;
-use crate::workers::{Explanations, Programmed, Shared, pods};
+use crate::workers::{Explanations, Programmed, Shared, flows, pods};
 use crate::world::Store;
 use crate::world::files::Files;
 
@@ -206,6 +207,10 @@ async fn run(
         DataplaneWorker::new(store.clone(), node.clone(), dataplane.clone(), programmed.clone());
     scope.detach("dataplane", Policy::Critical, worker.run());
 
+    let (flows_view, flows_seen) = watch::channel(flows::View::default());
+    let walker = flows::run(dataplane.clone(), scope.clone(), flows_view);
+    scope.detach("flows", Policy::Critical, walker);
+
     let (cri, version) = connect(config).await?;
     check_cgroup_driver(&cri).await?;
     let observer = observe(&scope, &cri, state, &node).await;
@@ -255,6 +260,7 @@ async fn run(
             version: env!("CARGO_PKG_VERSION").into(),
             runtime: format!("{} {}", version.name, version.version),
             started_at,
+            flows: None,
             degraded: Vec::new(),
         },
         files,
@@ -264,6 +270,7 @@ async fn run(
         dataplane,
         image,
         view,
+        flows: flows_seen,
     };
     let admin = Admin::bind(&state.root)?;
     scope.detach("admin", Policy::Critical, admin.run(Arc::new(windows)));

@@ -29,7 +29,7 @@ use longshore_abi::{self as abi, DropReason, LAYOUT};
 use longshore_core::image::{KernelRows, MapOp};
 
 pub use error::{ApplyError, DataplaneError};
-pub use tables::NAMES as MAP_NAMES;
+pub use tables::{NAMES as MAP_NAMES, OldFlows};
 
 use crate::supervise::{Policy, Scope};
 use crate::sys::{bpf, bpffs, mount};
@@ -129,6 +129,27 @@ impl Dataplane {
     /// The kernel's.
     pub fn flow_rows(&self) -> Result<BTreeMap<abi::FlowKey, abi::FlowValue>, DataplaneError> {
         self.tables.flows()
+    }
+
+    /// How many flows there are, and which are older than they may become. `now_ns`:
+    /// [`clock::monotonic_ns`](crate::clock::monotonic_ns).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn old_flows(&self, now_ns: u64) -> Result<OldFlows, DataplaneError> {
+        self.tables.old_flows(now_ns)
+    }
+
+    /// Removes those of `keys` that are still old at `now_ns`; how many.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_flows(
+        &self,
+        keys: &[abi::FlowKey],
+        now_ns: u64,
+    ) -> Result<usize, DataplaneError> {
+        self.tables.remove_flows(keys, now_ns)
     }
 
     /// Sorted by name.
