@@ -14,6 +14,7 @@ mod host;
 #[allow(dead_code, reason = "each test crate uses its part")]
 mod cluster;
 mod clusters;
+mod flows;
 #[path = "gen.rs"]
 mod generate;
 mod lab;

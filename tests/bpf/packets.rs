@@ -42,7 +42,8 @@ pub struct Kernel {
     loaded: RefCell<Model>,
 }
 
-fn table<K: Row, V: Row>(pin: &Path) -> Table<K, V> {
+/// The map behind a pin.
+pub fn table<K: Row, V: Row>(pin: &Path) -> Table<K, V> {
     use std::os::fd::AsFd;
     let map = MapData::from_pin(pin).unwrap();
     let info = map.info().unwrap();

@@ -12,6 +12,7 @@ use longshore_core::config::KubeletConfig;
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid};
 use longshore_core::net::masquerade as masquerade_plan;
+use longshore_core::pod::paths;
 
 use super::ground::{StateDir, require_root};
 use super::{Options, configuration};
@@ -120,6 +121,9 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
             report(&mut failed, &logs.display().to_string(), removed);
         }
     }
+    let links = paths::log_links_dir(&config.pod_logs_dir);
+    let swept = logs::sweep(Path::new(&links), Path::new(&config.pod_logs_dir));
+    report(&mut failed, &format!("links to logs in {links}"), swept);
     Ok(failed)
 }
 

@@ -18,10 +18,11 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{self, CgroupDriver, KubeletConfig};
 use longshore_core::model::{NodeView, ObjectKey, PodUid, SandboxState, Severity};
-use longshore_core::net::masquerade as masquerade_plan;
+use longshore_core::net::{masquerade as masquerade_plan, pod_mtu};
 use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::StandaloneArgs;
 use crate::clock;
@@ -36,7 +37,7 @@ use crate::observe::Observer;
 use crate::serve::{Admin, NodeFacts};
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::DataplaneWorker;
-use crate::workers::{Explanations, Programmed, Shared, pods};
+use crate::workers::{Explanations, Programmed, Shared, flows, pods};
 use crate::world::Store;
 use crate::world::files::Files;
 
@@ -90,6 +91,8 @@ impl Options {
     }
 }
 
+/// What an overlay adds to each packet: there is none.
+const OVERLAY_BYTES: u32 = 0;
 /// How often interfaces of vanished sandboxes are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(30);
 /// How long the runtime may take to list a sandbox whose ADD was answered.
@@ -204,6 +207,10 @@ async fn run(
         DataplaneWorker::new(store.clone(), node.clone(), dataplane.clone(), programmed.clone());
     scope.detach("dataplane", Policy::Critical, worker.run());
 
+    let (flows_view, flows_seen) = watch::channel(flows::View::default());
+    let walker = flows::run(dataplane.clone(), scope.clone(), flows_view);
+    scope.detach("flows", Policy::Critical, walker);
+
     let (cri, version) = connect(config).await?;
     check_cgroup_driver(&cri).await?;
     let observer = observe(&scope, &cri, state, &node).await;
@@ -253,6 +260,7 @@ async fn run(
             version: env!("CARGO_PKG_VERSION").into(),
             runtime: format!("{} {}", version.name, version.version),
             started_at,
+            flows: None,
             degraded: Vec::new(),
         },
         files,
@@ -262,6 +270,7 @@ async fn run(
         dataplane,
         image,
         view,
+        flows: flows_seen,
     };
     let admin = Admin::bind(&state.root)?;
     scope.detach("admin", Policy::Critical, admin.run(Arc::new(windows)));
@@ -385,7 +394,7 @@ async fn find_node(
     };
     let (uplink, own) = node::addresses(network, &given).await?;
     let view = node::view(&given, config, &uplink, own, cgroups.has_controllers)?;
-    Ok((view, Place { pod_cidr, own, mtu: uplink.mtu }))
+    Ok((view, Place { pod_cidr, own, mtu: pod_mtu(uplink.mtu, OVERLAY_BYTES) }))
 }
 
 fn open_dataplane(

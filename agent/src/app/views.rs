@@ -16,8 +16,8 @@ use crate::effects::events::Recorder;
 use crate::observe::RuntimeStatus;
 use crate::serve::protocol::{EventRow, FlowQuery};
 use crate::serve::{NodeFacts, Views};
-use crate::workers::Explanations;
 use crate::workers::dataplane::{SharedImage, View};
+use crate::workers::{Explanations, flows};
 use crate::world::Store;
 use crate::world::files::Files;
 
@@ -33,6 +33,7 @@ pub struct Windows {
     pub dataplane: Arc<Dataplane>,
     pub image: SharedImage,
     pub view: watch::Receiver<View>,
+    pub flows: watch::Receiver<flows::View>,
 }
 
 impl Views for Windows {
@@ -61,6 +62,9 @@ impl Views for Windows {
         let view = self.view.borrow();
         facts.degraded.extend(view.error.iter().map(|error| format!("dataplane: {error}")));
         facts.degraded.extend(view.refused.iter().map(|refused| format!("dataplane: {refused}")));
+        let flows = self.flows.borrow();
+        facts.flows = flows.rows;
+        facts.degraded.extend(flows.error.iter().map(|error| format!("flows: {error}")));
         facts
     }
 

@@ -29,7 +29,7 @@ use longshore_abi::{self as abi, DropReason, LAYOUT};
 use longshore_core::image::{KernelRows, MapOp};
 
 pub use error::{ApplyError, DataplaneError};
-pub use tables::NAMES as MAP_NAMES;
+pub use tables::{NAMES as MAP_NAMES, OldFlows};
 
 use crate::supervise::{Policy, Scope};
 use crate::sys::{bpf, bpffs, mount};
@@ -103,13 +103,6 @@ impl Dataplane {
         hooks::attach(&mut self.ebpf(), ifname)
     }
 
-    /// [`Dataplane::attach_pod`] for every interface that a restart finds, in place. Goes on after
-    /// a failure: the other pods must not keep the old programs because one is going away.
-    pub fn attach_pods(&self, ifnames: &[String]) -> Vec<(String, DataplaneError)> {
-        let attach = |name: &String| Some((name.clone(), self.attach_pod(name).err()?));
-        ifnames.iter().filter_map(attach).collect()
-    }
-
     /// Writes in order; stops at the first failure, what was written holds.
     ///
     /// # Errors
@@ -136,6 +129,27 @@ impl Dataplane {
     /// The kernel's.
     pub fn flow_rows(&self) -> Result<BTreeMap<abi::FlowKey, abi::FlowValue>, DataplaneError> {
         self.tables.flows()
+    }
+
+    /// How many flows there are, and which are older than they may become. `now_ns`:
+    /// [`clock::monotonic_ns`](crate::clock::monotonic_ns).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn old_flows(&self, now_ns: u64) -> Result<OldFlows, DataplaneError> {
+        self.tables.old_flows(now_ns)
+    }
+
+    /// Removes those of `keys` that are still old at `now_ns`; how many.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_flows(
+        &self,
+        keys: &[abi::FlowKey],
+        now_ns: u64,
+    ) -> Result<usize, DataplaneError> {
+        self.tables.remove_flows(keys, now_ns)
     }
 
     /// Sorted by name.

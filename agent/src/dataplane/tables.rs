@@ -26,6 +26,14 @@ pub struct Tables {
     drops: Counters,
 }
 
+/// What a walk over the flows found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OldFlows {
+    /// Rows in both tables.
+    pub rows: usize,
+    pub expired: Vec<abi::FlowKey>,
+}
+
 /// Every map of the layout, in the order of `longshore-abi`.
 pub const NAMES: [&str; 13] = [
     names::SERVICES,
@@ -128,6 +136,63 @@ impl Tables {
         let mut flows = all(&self.flows_tcp, names::FLOWS_TCP)?;
         flows.extend(all(&self.flows_any, names::FLOWS_ANY)?);
         Ok(flows)
+    }
+
+    /// How many flows there are, and which are older than they may become.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn old_flows(&self, now_ns: u64) -> Result<OldFlows, DataplaneError> {
+        let mut found = OldFlows::default();
+        for (table, name) in
+            [(&self.flows_tcp, names::FLOWS_TCP), (&self.flows_any, names::FLOWS_ANY)]
+        {
+            let look = |key: abi::FlowKey, flow: abi::FlowValue| {
+                found.rows += 1;
+                if flow.is_expired(key.proto, now_ns) {
+                    found.expired.push(key);
+                }
+            };
+            table.for_each(look).map_err(|source| DataplaneError::Rows { name, source })?;
+        }
+        Ok(found)
+    }
+
+    /// Removes those of `keys` that are old still; how many.
+    ///
+    /// A packet may make a row young between the look and the removal, and no call removes a row
+    /// only if it is unchanged. So the row is taken out together with its value, and one that has
+    /// become young is put back, unless a packet has made a newer one already. What remains is a
+    /// packet in the microsecond between: after a silence of at least 30 s the flow's first answer
+    /// is judged as if its question had been lost. Of TCP nothing is lost, as with any row
+    /// (`longshore_packet::flow`); of others it is one packet, and the next question makes the row.
+    /// A daemon that dies in that microsecond loses no more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_flows(
+        &self,
+        keys: &[abi::FlowKey],
+        now_ns: u64,
+    ) -> Result<usize, DataplaneError> {
+        let mut removed = 0;
+        for key in keys {
+            let (table, name) = if key.proto == abi::IPPROTO_TCP {
+                (&self.flows_tcp, names::FLOWS_TCP)
+            } else {
+                (&self.flows_any, names::FLOWS_ANY)
+            };
+            let failed = |source| DataplaneError::Rows { name, source };
+            match table.take(key).map_err(failed)? {
+                Some(flow) if !flow.is_expired(key.proto, now_ns) => {
+                    table.put_new(key, &flow).map_err(failed)?;
+                }
+                Some(_) => removed += 1,
+                // The kernel needed the room.
+                None => {}
+            }
+        }
+        Ok(removed)
     }
 
     /// # Errors

@@ -57,6 +57,8 @@ pub struct NodeFacts {
     pub version: String,
     pub runtime: String,
     pub started_at: Time,
+    /// Tracked flows in the kernel when they were last counted.
+    pub flows: Option<usize>,
     /// What does not work (`containerd does not answer: …`); empty: all does.
     pub degraded: Vec<String>,
 }

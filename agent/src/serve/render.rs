@@ -87,8 +87,9 @@ fn node_line(node: &NodeRow, status: &Status) -> String {
         (false, false) => "NOT SYNCED (nothing is deleted yet)",
     };
     let up = age(status.now_unix_ms - node.started_unix_ms);
+    let flows = node.flows.map_or_else(String::new, |flows| format!(", flows tracked: {flows}"));
     let mut out = format!(
-        "Node {} ({}, {}): longshore {}, {}, up {up}, {state}\n",
+        "Node {} ({}, {}): longshore {}, {}, up {up}{flows}, {state}\n",
         node.name,
         node.role,
         dash(&node.ips.join(",")),

@@ -41,6 +41,9 @@ pub struct NodeRow {
     pub revision: u64,
     /// Every source of the world has been read.
     pub synced: bool,
+    /// Connections that a NetworkPolicy made the kernel track, when they were last counted.
+    #[serde(default)]
+    pub flows: Option<usize>,
     pub degraded: Vec<String>,
 }
 
@@ -112,6 +115,7 @@ impl Status {
                 started_unix_ms: node.started_at.unix_ms(),
                 revision: world.revision,
                 synced: world.synced,
+                flows: node.flows,
                 degraded: node.degraded,
             },
             pods,

@@ -60,6 +60,7 @@ impl Views for Fixed {
             version: "0.1.0".to_owned(),
             runtime: "containerd 2.1.9".to_owned(),
             started_at: NOW.plus_s(-3600),
+            flows: Some(3),
             degraded: Vec::new(),
         }
     }
@@ -108,7 +109,7 @@ impl Views for Fixed {
 fn status_text_is_golden() {
     let status = Status::of(&Fixed);
     let want = "\
-Node node-a (standalone, 192.0.2.1): longshore 0.1.0, containerd 2.1.9, up 60m, DEGRADED
+Node node-a (standalone, 192.0.2.1): longshore 0.1.0, containerd 2.1.9, up 60m, flows tracked: 3, DEGRADED
 
 NAMESPACE  POD    READY  STATUS            RESTARTS  AGE   IP
 demo       web-1  1/1    Running           3         2m5s  10.85.0.5

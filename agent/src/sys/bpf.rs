@@ -51,7 +51,11 @@ rows!(
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+
+/// Only if the key is not there.
+const BPF_NOEXIST: u64 = 1;
 
 /// The part of `union bpf_attr` of the element commands (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -133,6 +137,34 @@ impl<K: Row, V: Row> Table<K, V> {
         bpf(BPF_MAP_UPDATE_ELEM, &mut self.element(key, address(value)))
     }
 
+    /// Inserts; whether the key was free.
+    ///
+    /// # Errors
+    /// As for [`Table::put`].
+    pub fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
+        let mut element = self.element(key, address(value));
+        element.flags = BPF_NOEXIST;
+        match bpf(BPF_MAP_UPDATE_ELEM, &mut element) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes, and tells the value that was removed. Hash maps only (Linux 5.14).
+    ///
+    /// # Errors
+    /// Other than that it is not there.
+    pub fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::default();
+        let out = std::ptr::from_mut(&mut value) as u64;
+        match bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut self.element(key, out)) {
+            Ok(()) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes; whether it was there.
     ///
     /// # Errors
@@ -163,6 +195,16 @@ impl<K: Row, V: Row> Table<K, V> {
     /// The kernel's.
     pub fn rows(&self) -> io::Result<Vec<(K, V)>> {
         let mut all = Vec::new();
+        self.for_each(|key, value| all.push((key, value)))?;
+        Ok(all)
+    }
+
+    /// Calls `look` with every row, read in batches. A row that changes meanwhile may be seen in
+    /// its old or new form; one that is new may be missed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn for_each(&self, mut look: impl FnMut(K, V)) -> io::Result<()> {
         let mut size = BATCH;
         // The kernel's cursor is a u32 or a key; none of ours is longer than a `FlowKey`.
         let (mut cursor, mut next) = ([0_u64; 8], [0_u64; 8]);
@@ -184,9 +226,11 @@ impl<K: Row, V: Row> Table<K, V> {
             match errno {
                 None | Some(libc::ENOENT) => {
                     let count = attr.count as usize;
-                    all.extend(keys.into_iter().zip(values).take(count));
+                    for (key, value) in keys.into_iter().zip(values).take(count) {
+                        look(key, value);
+                    }
                     if errno.is_some() {
-                        return Ok(all);
+                        return Ok(());
                     }
                     (cursor, first) = (next, false);
                 }

@@ -125,7 +125,7 @@ async fn effect(
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
         Action::RemoveSandbox { id } => text(cri.remove_sandbox(id).await),
         Action::Finish => finish(shared, key, uid).await,
-        Action::Event { warning, reason, message, container } => {
+        Action::Event { warning, reason, message, container, .. } => {
             shared.event(key, uid, container.as_deref(), *warning, reason, message.clone());
             Ok(())
         }

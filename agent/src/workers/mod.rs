@@ -4,6 +4,7 @@
 
 pub mod dataplane;
 pub mod execute;
+pub mod flows;
 pub mod pod;
 pub mod pods;
 pub mod probes;

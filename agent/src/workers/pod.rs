@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use super::probes::Probers;
 use super::status_file::{self, Stored};
 use super::{Shared, execute};
-use crate::effects::volumes;
+use crate::effects::{logs, volumes};
 use crate::supervise::{Policy, Task};
 
 /// Look again at least so often, whatever anyone says (A34).
@@ -94,6 +94,8 @@ struct Worker {
     inbox: mpsc::UnboundedReceiver<Message>,
     outbox: mpsc::UnboundedSender<Message>,
     pulling: bool,
+    /// As they were made last.
+    log_links: Option<BTreeMap<String, String>>,
 }
 
 impl Worker {
@@ -118,6 +120,7 @@ impl Worker {
             inbox,
             outbox,
             pulling: false,
+            log_links: None,
         }
     }
 
@@ -135,6 +138,7 @@ impl Worker {
         let Some(observed) = self.observe(pod.as_deref()).await else {
             return Round::Sleep(crate::clock::now().plus_ms(UNOBSERVED.as_millis() as i64));
         };
+        self.link_logs(&observed).await;
         let decision = self.decide(&world, pod.as_deref(), &observed);
         self.shared.explanations.set(&self.uid, Some(decision.why.clone()));
         if let Some(pod) = &pod {
@@ -290,6 +294,28 @@ impl Worker {
             Ok(Ok(())) => self.stored = Some(stored),
             Ok(Err(error)) => tracing::warn!(key = %self.key, %error, "cannot store the status"),
             Err(error) => tracing::warn!(key = %self.key, %error, "cannot store the status"),
+        }
+    }
+
+    /// Links to the logs of the containers that are there (A206). For who reads them: nothing of the
+    /// pod waits for it.
+    async fn link_logs(&mut self, observed: &ObservedPod) {
+        let (shared, key, uid) = (&self.shared, &self.key, &self.uid);
+        if paths::check(key, uid).is_err() {
+            return;
+        }
+        let wanted = paths::log_links(&shared.node, key, uid, &observed.containers);
+        if self.log_links.as_ref() == Some(&wanted) {
+            return;
+        }
+        let links_dir = PathBuf::from(paths::log_links_dir(&shared.node.pod_logs_dir));
+        let log_dir = PathBuf::from(paths::log_dir(&shared.node, key, uid));
+        let links = wanted.clone();
+        let linked = shared.scope.blocking(move || logs::link(&links_dir, &log_dir, &links)).await;
+        match linked {
+            Ok(Ok(())) => self.log_links = Some(wanted),
+            Ok(Err(error)) => tracing::warn!(%key, %error, "cannot link the pod's logs"),
+            Err(error) => tracing::warn!(%key, %error, "cannot link the pod's logs"),
         }
     }
 

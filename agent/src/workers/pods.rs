@@ -15,7 +15,7 @@ use longshore_core::pod::paths;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Shared, pod, status_file};
-use crate::effects::volumes;
+use crate::effects::{logs, volumes};
 use crate::supervise::{Policy, Task};
 
 /// How often the disk is searched for what no pod owns (A37).
@@ -308,7 +308,7 @@ impl Pods {
         }
     }
 
-    /// Looks for directories of ours that belong to no pod (A37). Cgroups are not looked for: every
+    /// Looks for directories of ours that belong to no pod (A37), and removes dead links to logs. Cgroups are not looked for: every
     /// cgroup of ours has a directory beside it, and the others are somebody's pods.
     fn sweep(&mut self) {
         if !self.shared.store.snapshot().synced || self.sweeping {
@@ -318,7 +318,15 @@ impl Pods {
         let (shared, tell) = (self.shared.clone(), self.tell_answer.clone());
         self.shared.scope.detach("sweep", Policy::Finite, async move {
             let pods_dir = shared.pods_dir();
-            let search = shared.scope.blocking(move || volumes::pods(&pods_dir)).await;
+            let logs_dir = shared.node.pod_logs_dir.clone();
+            let search = move || {
+                let links_dir = paths::log_links_dir(&logs_dir);
+                if let Err(error) = logs::sweep(Path::new(&links_dir), Path::new(&logs_dir)) {
+                    tracing::warn!(links_dir, %error, "cannot remove dead links to logs");
+                }
+                volumes::pods(&pods_dir)
+            };
+            let search = shared.scope.blocking(search).await;
             let uids = search.unwrap_or_default().into_iter().collect();
             drop(tell.send(Answer::OnDisk(uids)));
         });

@@ -1,6 +1,7 @@
 //! Byte layout of every eBPF map key and value: the contract between programs and daemon.
 //!
-//! `no_std`, no dependency, no logic beyond constructors: both sides compile the same file.
+//! `no_std`, no dependency, no logic beyond constructors and ages: both sides compile the same
+//! file.
 //! Every struct is `repr(C)` with explicit padding, because a hash map compares padding bytes; the
 //! asserts at the end hold the sizes. A change here is a new [`LAYOUT`]: pins live in a
 //! directory of that name, so two layouts never meet.

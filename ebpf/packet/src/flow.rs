@@ -13,9 +13,7 @@
 //! `net.ipv4.ip_local_port_range`), and only while it has no row. Where the ports tell nothing, the
 //! segment passes if either side might have opened.
 
-use longshore_abi::track::{
-    FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED,
-};
+use longshore_abi::track::{FLOW_CLOSING, FLOW_OPENED_BY_A, FLOW_REPLIED};
 use longshore_abi::{Addr, DropReason, FlowKey, FlowValue, IPPROTO_TCP};
 
 use crate::Maps;
@@ -86,8 +84,11 @@ impl Flow<'_> {
             if !opened_by_src {
                 flags |= FLOW_REPLIED;
             }
-            if kind == Kind::Close {
-                flags |= FLOW_CLOSING;
+            match kind {
+                Kind::Close => flags |= FLOW_CLOSING,
+                // A new connection of the same ports as one that ended.
+                Kind::Accept => flags &= !FLOW_CLOSING,
+                _ => {}
             }
             if flags != flow.flags {
                 flow.flags = flags;
@@ -230,7 +231,5 @@ fn halves(addr: &Addr) -> (u64, u64) {
 /// Young enough where the protocol has no end of its own.
 #[inline(always)]
 fn is_young(flow: &FlowValue, proto: u8, now: u64) -> bool {
-    let age_max =
-        if flow.flags & FLOW_REPLIED != 0 { FLOW_ANY_REPLIED_NS } else { FLOW_ANY_UNREPLIED_NS };
-    proto == IPPROTO_TCP || now.saturating_sub(flow.seen_ns) <= age_max
+    proto == IPPROTO_TCP || !flow.is_expired(proto, now)
 }

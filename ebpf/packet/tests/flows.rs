@@ -7,11 +7,12 @@ use longshore_abi::policy::{
     GROUP_HAS_CIDRS, GROUP_HAS_RANGES, ISOLATED_EGRESS, ISOLATED_INGRESS, LOCAL, OPEN,
 };
 use longshore_abi::track::{
-    FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_REPLIED, FRAGMENT_NS,
+    FLOW_ANY_REPLIED_NS, FLOW_ANY_UNREPLIED_NS, FLOW_CLOSING, FLOW_REPLIED, FLOW_TCP_CLOSING_NS,
+    FLOW_TCP_SILENT_NS, FRAGMENT_NS,
 };
 use longshore_abi::{
-    Addr, DropReason, Endpoint, GroupHeader, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Mask, PeerKey,
-    PortKey,
+    Addr, DropReason, Endpoint, FlowValue, GroupHeader, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP,
+    Mask, PeerKey, PortKey,
 };
 use longshore_packet::{Config, Verdict, pod_in, pod_out};
 
@@ -373,6 +374,39 @@ fn e7_udp_rows_age() {
     sends(&model, &answer, TO_CLIENT);
     later(&model, FLOW_ANY_REPLIED_NS + 1);
     sends(&model, &answer, denied);
+}
+
+#[test]
+fn e7_the_ages_at_which_a_row_may_go() {
+    let now = 10 * FLOW_TCP_SILENT_NS;
+    for (proto, flags, age_max) in [
+        (IPPROTO_UDP, 0, FLOW_ANY_UNREPLIED_NS),
+        (IPPROTO_SCTP, FLOW_REPLIED, FLOW_ANY_REPLIED_NS),
+        (IPPROTO_TCP, 0, FLOW_TCP_SILENT_NS),
+        (IPPROTO_TCP, FLOW_REPLIED, FLOW_TCP_SILENT_NS),
+        (IPPROTO_TCP, FLOW_REPLIED | FLOW_CLOSING, FLOW_TCP_CLOSING_NS),
+    ] {
+        let aged = |age: u64| FlowValue { seen_ns: now - age, flags, ..FlowValue::default() };
+        assert!(!aged(age_max).is_expired(proto, now), "{proto} {flags}");
+        assert!(aged(age_max + 1).is_expired(proto, now), "{proto} {flags}");
+        let ahead = FlowValue { seen_ns: now + 1, flags, ..FlowValue::default() };
+        assert!(!ahead.is_expired(proto, now), "{proto} {flags}");
+    }
+}
+
+#[test]
+fn e7_a_new_connection_on_the_ports_of_an_ended_one_is_not_closing() {
+    let model = node();
+    let is_closing = || {
+        let flows = model.flows.borrow();
+        flows.values().next().is_some_and(|flow| flow.flags & FLOW_CLOSING != 0)
+    };
+    sends(&model, &tcp(ACK).0, TO_SERVER);
+    sends(&model, &tcp(RST).1, TO_CLIENT);
+    assert!(is_closing());
+    sends(&model, &tcp(SYN).0, TO_SERVER);
+    sends(&model, &tcp(SYN | ACK).1, TO_CLIENT);
+    assert!(!is_closing());
 }
 
 #[test]

@@ -68,7 +68,16 @@ pub enum Action {
         reason: &'static str,
         message: String,
         container: Option<String>,
+        /// It is remembered as told, so that it is not told again for the same.
+        once: Option<Once>,
     },
+}
+
+/// What an event is told once for: again only when `mark` changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Once {
+    pub subject: String,
+    pub mark: String,
 }
 
 /// The answer to "what now?". Printing it is enough to understand a pod.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::action::{Action, CgroupPlan, PlannedVolume};
+use super::action::{Action, CgroupPlan, Once, PlannedVolume};
 use super::backoff::{self, Backoff};
 use super::volumes;
 use crate::model::{ObservedPod, Time};
@@ -124,8 +124,13 @@ impl Memory {
             Action::RunSandbox { .. }
             | Action::StartContainer { .. }
             | Action::RemoveLogs { .. }
-            | Action::Finish
-            | Action::Event { .. } => {}
+            | Action::Finish => {}
+            // Only now: a decision is not carried out beyond its first failed action.
+            Action::Event { once, .. } => {
+                if let Some(Once { subject, mark }) = once {
+                    self.said.insert(subject.clone(), mark.clone());
+                }
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 //! Deliberately absent: `..`, separators and anything that a name may not contain (CVE row 22):
 //! such a name has no path.
 
-use crate::model::{NodeView, ObjectKey, PodUid};
+use std::collections::BTreeMap;
+
+use crate::model::{ContainerState, NodeView, ObjectKey, ObservedContainer, PodUid};
 
 /// `name` can be one element of a path: letters, digits, `-`, `_`, `.`, not `.` or `..`, at most
 /// 253 bytes.
@@ -40,6 +42,37 @@ pub fn log_dir(node: &NodeView, key: &ObjectKey, uid: &PodUid) -> String {
 /// `<container>/<attempt>.log`, below the log directory (A206).
 pub fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")
+}
+
+/// Where the links to logs are: `containers` beside `podLogsDir`, so `/var/log/containers` by
+/// default (A206).
+pub fn log_links_dir(pod_logs_dir: &str) -> String {
+    let parent = pod_logs_dir.trim_end_matches('/').rsplit_once('/').map_or("", |(dir, _)| dir);
+    format!("{parent}/containers")
+}
+
+/// The links that the pod's containers should have, and where they point (A206):
+/// `<pod>_<namespace>_<container>-<id>.log`, cut to a file name's 255 bytes. A container that was
+/// never started has no log yet.
+pub fn log_links(
+    node: &NodeView,
+    key: &ObjectKey,
+    uid: &PodUid,
+    containers: &[ObservedContainer],
+) -> BTreeMap<String, String> {
+    const ENDING: &str = ".log";
+    let directory = log_dir(node, key, uid);
+    let started = containers.iter().filter(|c| c.state != ContainerState::Created);
+    let named = started.filter(|c| is_path_name(&c.name) && is_path_name(&c.id));
+    named
+        .map(|c| {
+            let mut name = format!("{}_{}_{}-{}", key.name, key.namespace, c.name, c.id);
+            // All of it is ASCII: every name was checked.
+            name.truncate(255 - ENDING.len());
+            name.push_str(ENDING);
+            (name, format!("{directory}/{}", log_path(&c.name, c.attempt)))
+        })
+        .collect()
 }
 
 /// `<state-dir>/seccomp/<profile>` (A134); `None` for a path that leaves the directory.
@@ -95,6 +128,43 @@ mod tests {
             assert!(is_path_name(name), "{name:?}");
         }
         assert!(check(&ObjectKey::new("default", "a/../b"), &PodUid::new("u")).is_err());
+    }
+
+    #[test]
+    fn a206_links_name_pod_namespace_container_and_id() {
+        assert_eq!(log_links_dir("/var/log/pods"), "/var/log/containers");
+        assert_eq!(log_links_dir("/state/logs/"), "/state/containers");
+        let container = |id: &str, attempt, state| ObservedContainer {
+            id: id.into(),
+            name: "app".into(),
+            sandbox_id: "s".into(),
+            attempt,
+            state,
+            created_at: crate::model::Time(0),
+            image: String::new(),
+            image_ref: String::new(),
+            hash: String::new(),
+            termination_message: String::new(),
+            grace_s: None,
+        };
+        let running = ContainerState::Running { started_at: crate::model::Time(0) };
+        let all = [
+            container("c1", 0, ContainerState::Unknown),
+            container("c2", 1, running.clone()),
+            container("c3", 2, ContainerState::Created),
+            container("../c4", 3, running.clone()),
+        ];
+        let (node, uid) = (crate::pod::testing::node(), PodUid::new("u"));
+        let links = log_links(&node, &ObjectKey::new("ns", "web"), &uid, &all);
+        let want = [
+            ("web_ns_app-c1.log", "/var/log/pods/ns_web_u/app/0.log"),
+            ("web_ns_app-c2.log", "/var/log/pods/ns_web_u/app/1.log"),
+        ];
+        assert_eq!(links, want.map(|(name, to)| (name.to_owned(), to.to_owned())).into());
+        let long = ObjectKey::new("ns", "w".repeat(253));
+        let links = log_links(&node, &long, &uid, &[container("c1", 0, running)]);
+        let name = links.keys().next().unwrap();
+        assert!(name.len() == 255 && name.ends_with(".log"), "{name}");
     }
 
     #[test]

@@ -276,15 +276,25 @@ fn state(view: &View<'_>, instance: &ObservedContainer) -> ApiState {
     }
 }
 
-/// At most 4 KiB (A71); when the file is gone with the pod's volumes, what was read before.
+/// Most bytes of the message of one container, and of those of all containers of a pod (A71).
+const MESSAGE_MAX: usize = 4096;
+const MESSAGES_MAX: usize = 12 << 10;
+
+/// The beginning of `text`: each container has an equal share of what a pod may say, so that which
+/// of them speaks first does not matter.
+fn cut_message(view: &View<'_>, text: &str) -> String {
+    let share = MESSAGES_MAX / view.containers().count().max(1);
+    let mut end = text.len().min(MESSAGE_MAX).min(share);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// Cut to its share; when the file is gone with the pod's volumes, what was read before.
 fn kept_message(view: &View<'_>, instance: &ObservedContainer, text: &str) -> Option<String> {
-    const MOST: usize = 4096;
     if !text.is_empty() {
-        let mut end = text.len().min(MOST);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        return Some(text[..end].to_owned());
+        return Some(cut_message(view, text));
     }
     let states = view.previous(&instance.name).map(|s| [&s.state, &s.last_state]);
     let ended = states.into_iter().flatten().flatten().filter_map(|s| s.terminated.as_ref());

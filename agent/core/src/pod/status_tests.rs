@@ -236,3 +236,33 @@ fn a71_termination_messages_are_cut_and_kept() {
     case.observed = observed(vec![ended]);
     assert_eq!(message(&status_of(&case)).len(), 4096);
 }
+
+#[test]
+fn a71_the_messages_of_a_pod_have_12_kib_in_all() {
+    for (containers, each) in [(1, 4096), (3, 4096), (4, 3072), (7, 1755), (100, 122)] {
+        let names: Vec<String> = (0..containers).map(|n| format!("c{n}")).collect();
+        let list: Vec<String> = names.iter().map(|name| format!("{{name: {name}}}")).collect();
+        let (init, apps) = list.split_at(containers / 2);
+        let mut case = Case::spec(&format!(
+            "{{restartPolicy: Never, initContainers: [{}], containers: [{}]}}",
+            init.join(", "),
+            apps.join(", ")
+        ));
+        let ended = names.iter().map(|name| {
+            let mut ended = instance(name, 0, exited(1));
+            ended.termination_message = "x".repeat(5000);
+            ended
+        });
+        case.observed = observed(ended.collect());
+        let status = status_of(&case);
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let lengths: Vec<usize> = all
+            .map(|status| {
+                let ended = status.state.clone().unwrap().terminated.unwrap();
+                ended.message.unwrap().len()
+            })
+            .collect();
+        assert_eq!(lengths, vec![each; containers]);
+        assert!(lengths.iter().sum::<usize>() <= 12 << 10);
+    }
+}

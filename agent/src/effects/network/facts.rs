@@ -16,8 +16,8 @@ use super::{Network, NetworkError};
 pub struct Uplink {
     /// Every address but loopback's and link-local ones, default route's interface first.
     pub addresses: Vec<IpAddr>,
-    /// MTU of the interface of the default route; 1500 where there is none.
-    pub mtu: u32,
+    /// MTU of the interface of the default route, if there is one.
+    pub mtu: Option<u32>,
     /// Interface of the default route.
     pub ifindex: Option<u32>,
 }
@@ -57,7 +57,7 @@ impl Network {
     pub async fn uplink(&self) -> Result<Uplink, NetworkError> {
         let ifindex = self.default_route_interface().await?;
         let links = self.links().await?;
-        let mtu = links.iter().find(|link| Some(link.ifindex) == ifindex).map_or(1500, |l| l.mtu);
+        let mtu = links.iter().find(|link| Some(link.ifindex) == ifindex).map(|link| link.mtu);
         let mut found = Vec::new();
         let mut messages = self.handle.address().get().execute();
         while let Some(message) =

@@ -268,7 +268,10 @@ impl RuntimeService for Fake {
         });
         let sandbox = sandbox.ok_or_else(|| Status::not_found("no such sandbox"))?;
         let info = serde_json::json!({"config": {"linux": {"cgroup_parent": parent}}});
-        let network = cri::PodSandboxNetworkStatus { ip: "10.0.0.7".into(), ..Default::default() };
+        // Its address goes with its network namespace.
+        let ready = sandbox.state() == cri::PodSandboxState::SandboxReady;
+        let ip = if ready { "10.0.0.7".into() } else { String::new() };
+        let network = cri::PodSandboxNetworkStatus { ip, ..Default::default() };
         let status = cri::PodSandboxStatus {
             id,
             metadata: sandbox.metadata,

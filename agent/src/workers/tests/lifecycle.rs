@@ -109,9 +109,12 @@ async fn a40_a62_a_pod_starts_in_order_and_leaves_nothing() {
         .collect();
     assert_eq!(order, ["RunPodSandbox", "CreateContainer", "StartContainer"]);
     assert_eq!(node.fake.calls("PullImage"), 1);
+    let links = || std::fs::read_dir(node.dir.join("containers")).map_or(0, Iterator::count);
+    node.until("the log is linked", |_| links() == 1).await;
     delete(&node.shared);
     node.until("finished", |node| !node.finished.lock().unwrap().is_empty()).await;
     assert!(nothing_left(&node));
+    assert_eq!(links(), 0);
     assert_eq!(*node.finished.lock().unwrap(), [PodUid::new("u1")]);
     assert!(node.shared.store.snapshot().local.is_empty());
 }
@@ -184,6 +187,36 @@ async fn a96_a205_a_restart_adopts_and_writes_nothing() {
     assert_eq!(writes(&node), before);
     assert_eq!(running(&node), 1);
     assert_eq!(shared.store.snapshot().local[&PodUid::new("u1")].status, local);
+}
+
+#[tokio::test]
+async fn a64_a205_a_restart_writes_nothing_for_a_pod_that_is_over() {
+    let node = with_image("a64");
+    node.fake.with(|r| r.without_events = true);
+    let daemon = start(&node.shared);
+    let manifest = pod("u1", serde_json::json!({"restartPolicy": "Never"}));
+    apply(&node.shared, manifest.clone());
+    node.until("running", |node| running(node) == 1).await;
+    let id = node.fake.with(|r| r.containers.keys().next().unwrap().clone());
+    node.fake.exit(&id, 0);
+    let is_over = |shared: &Shared| {
+        let world = shared.store.snapshot();
+        let local = world.local.get(&PodUid::new("u1")).cloned();
+        local.is_some_and(|local| local.status.phase.as_deref() == Some("Succeeded"))
+    };
+    node.until("settled", |node| {
+        is_over(&node.shared) && node.cgroups.paths.lock().unwrap().is_empty()
+    })
+    .await;
+    drop(daemon);
+    let before = writes(&node);
+    let shared = node.restarted();
+    let _daemon = start(&shared);
+    apply(&shared, manifest);
+    node.until("known again", |_| is_over(&shared)).await;
+    let lists = node.fake.calls("ListContainers");
+    node.until("looked at again", |node| node.fake.calls("ListContainers") > lists + 2).await;
+    assert_eq!(writes(&node), before);
 }
 
 #[tokio::test]

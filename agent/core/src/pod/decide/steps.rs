@@ -7,7 +7,7 @@ use longshore_proto::cri;
 
 use super::probes;
 use crate::model::{Problem, Time};
-use crate::pod::action::{Action, Decision, FileContent, PlannedVolume, VolumePlan};
+use crate::pod::action::{Action, Decision, FileContent, Once, PlannedVolume, VolumePlan};
 use crate::pod::memory::{Failure, Memory, step_of};
 use crate::pod::status::{self, Facts, Wait};
 use crate::pod::view::View;
@@ -76,7 +76,7 @@ impl<'a> Steps<'a> {
         container: Option<&str>,
     ) {
         let container = container.map(Into::into);
-        self.actions.push(Action::Event { warning, reason, message, container });
+        self.actions.push(Action::Event { warning, reason, message, container, once: None });
     }
 
     /// An event that is told once until its text changes.
@@ -101,9 +101,14 @@ impl<'a> Steps<'a> {
         message: String,
         container: Option<&str>,
     ) {
-        if self.memory.said.get(subject).map(String::as_str) != Some(mark) {
-            self.memory.said.insert(subject.into(), mark.into());
-            self.event(warning, reason, message, container);
+        if self.memory.said.get(subject).map(String::as_str) == Some(mark) {
+            return;
+        }
+        let once = Some(Once { subject: subject.into(), mark: mark.into() });
+        let is_it = |action: &Action| matches!(action, Action::Event { once: o, .. } if *o == once);
+        if !self.actions.iter().any(is_it) {
+            let container = container.map(Into::into);
+            self.actions.push(Action::Event { warning, reason, message, container, once });
         }
     }
 

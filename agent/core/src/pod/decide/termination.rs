@@ -1,7 +1,7 @@
 //! The end of a pod: containers in order, sandbox, what is on disk (A58, A60–A64, F03).
 
 use super::steps::Steps;
-use crate::model::{ContainerState, ObservedContainer, Time};
+use crate::model::{ContainerState, ObservedContainer, ObservedSandbox, SandboxState, Time};
 use crate::pod::action::Action;
 use crate::pod::visit::Role;
 use crate::pod::{cgroup, paths};
@@ -53,13 +53,17 @@ pub(super) fn settle(steps: &mut Steps<'_>, why: &str) {
 /// False when a step has to be waited for.
 fn remove_leftovers(steps: &mut Steps<'_>) -> bool {
     let input = steps.view.input;
-    let observed = input.observed;
-    if !(observed.leftovers || observed.volumes_ready || observed.cgroup_ready) {
+    if !has_leftovers(steps) {
         return true;
     }
     let pod_dir = paths::pod_dir(input.node, input.uid);
     let plan = cgroup::plan(input.node, input.config, input.uid, steps.view.spec);
     steps.push_in_order([Action::RemoveVolumes { pod_dir }, Action::RemoveCgroup(plan)])
+}
+
+fn has_leftovers(steps: &Steps<'_>) -> bool {
+    let observed = steps.view.input.observed;
+    observed.leftovers || observed.volumes_ready || observed.cgroup_ready
 }
 
 fn is_alive(container: &ObservedContainer) -> bool {
@@ -158,9 +162,7 @@ pub(super) fn stop(
 pub(super) fn stop_sandboxes(steps: &mut Steps<'_>) -> bool {
     let mut all = true;
     for sandbox in &steps.view.input.observed.sandboxes {
-        let stopped = sandbox.state == crate::model::SandboxState::NotReady
-            && steps.memory.stopped_sandboxes.contains(&sandbox.id);
-        if stopped {
+        if is_stopped(steps, sandbox) {
             continue;
         }
         let asked = steps.actions.len();
@@ -172,4 +174,15 @@ pub(super) fn stop_sandboxes(steps: &mut Steps<'_>) -> bool {
         all &= steps.actions.len() > asked;
     }
     all
+}
+
+/// StopSandbox was done: by this process, or by one before it. A sandbox that ended by itself is
+/// NotReady too, but its network and what is on disk go only after StopSandbox.
+fn is_stopped(steps: &Steps<'_>, sandbox: &ObservedSandbox) -> bool {
+    let input = steps.view.input;
+    let local = input.world.local.get(input.uid).and_then(|local| local.attachment.as_ref());
+    let attached = local.is_some_and(|attachment| attachment.sandbox_id == sandbox.id);
+    let nothing_left = sandbox.ips.is_empty() && !attached && !has_leftovers(steps);
+    sandbox.state == SandboxState::NotReady
+        && (nothing_left || steps.memory.stopped_sandboxes.contains(&sandbox.id))
 }

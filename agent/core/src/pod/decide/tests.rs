@@ -69,11 +69,23 @@ fn settle(case: &mut Case) {
     let decision = decide(&case.input());
     let mut memory = decision.memory;
     for action in &decision.actions {
-        if matches!(action, Action::EnsureCgroup(_) | Action::EnsureVolumes(_)) {
+        if matches!(
+            action,
+            Action::EnsureCgroup(_) | Action::EnsureVolumes(_) | Action::Event { .. }
+        ) {
             memory.done(action, case.now);
         }
     }
     case.memory = memory;
+}
+
+/// The memory after a decision of which nothing was done but its events told.
+fn told(decision: &Decision) -> Memory {
+    let mut memory = decision.memory.clone();
+    for event in decision.actions.iter().filter(|a| matches!(a, Action::Event { .. })) {
+        memory.done(event, Time(0));
+    }
+    memory
 }
 
 fn running(case: &Case) -> ContainerState {
@@ -249,7 +261,7 @@ fn a52_a_runtime_that_does_not_say_is_asked_again_without_back_off() {
         let decision = check(&case, if seconds == 0 { &["(InspectFailed)"] } else { &[] });
         assert_eq!(waiting(&decision, "app").0, "ImageInspectError");
         assert_eq!(decision.wake_at, Some(case.now.plus_s(2)));
-        case.memory = decision.memory;
+        case.memory = told(&decision);
     }
 }
 
@@ -259,11 +271,11 @@ fn a58_a_stop_that_failed_is_asked_for_again_soon() {
     case.observed.containers.push(instance(&case, "app", running(&case)));
     case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
     let decision = check(&case, &["stop app 30", "(Killing)"]);
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.memory.done(&decision.actions[0], case.now);
     case.memory.failed(&decision.actions[0], "unavailable", case.now);
     let decision = check(&case, &["(FailedKillPod)"]);
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.now = case.now.plus_s(1);
     check(&case, &["stop app 29"]);
 }
@@ -286,7 +298,7 @@ fn a124_a_missing_key_is_a_config_error_until_it_is_there() {
     let decision = check(&case, &["(Pulled)", "(Failed)"]);
     let expect = ("CreateContainerConfigError".into(), "configmap \"map\" not found".into());
     assert_eq!(waiting(&decision, "app"), expect);
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     check(&case, &[]);
     check(&case.config_map("map", &[("a", "1")]), &["volumes", "create app 0", "(Created)"]);
 }
@@ -332,7 +344,7 @@ fn decision_13_an_unsupported_pod_is_held_pending_with_the_field() {
     assert_eq!(reason, "CreateContainerConfigError");
     assert!(message.starts_with("spec.hostUsers: "), "{message}");
     assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.previous = Some(decision.status);
     check(&case, &[]);
     case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
@@ -411,7 +423,7 @@ fn a94_a95_a_failed_liveness_probe_stops_the_container_once_with_its_own_grace()
     case.observed.probes =
         [verdict(ProbeKind::Startup, true), verdict(ProbeKind::Liveness, false)].into();
     let decision = check(&case, &["stop app 7", "(Killing)"]);
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.memory.done(&decision.actions[0], case.now);
     check(&case, &[]);
     let other =
@@ -539,7 +551,7 @@ fn i2_an_unknown_container_is_ended_before_there_is_another() {
     let mut case = prepared(APP);
     case.observed.containers.push(instance(&case, "app", ContainerState::Unknown));
     let decision = check(&case, &["stop app 2", "(Killing)"]);
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.memory.done(&decision.actions[0], case.now);
     check(&case, &[]);
     case.now = case.now.plus_s(13);
@@ -551,13 +563,13 @@ fn a70_failed_calls_back_off_and_name_the_reason() {
     let mut case = prepared(APP);
     let decision = decide(&case.input());
     let create = decision.actions.iter().find(|a| matches!(a, Action::CreateContainer { .. }));
-    let mut memory = decision.memory.clone();
+    let mut memory = told(&decision);
     memory.failed(create.unwrap(), "no space left", case.now);
     case.memory = memory;
     let decision = check(&case, &["(Failed)"]);
     assert_eq!(waiting(&decision, "app"), ("CreateContainerError".into(), "no space left".into()));
     assert_eq!(decision.wake_at, Some(case.now.plus_s(1)));
-    case.memory = decision.memory;
+    case.memory = told(&decision);
     case.now = case.now.plus_s(1);
     check(&case, &["volumes", "create app 0", "(Created)"]);
 }
@@ -623,4 +635,64 @@ fn f65_hostile_numbers_change_nothing_but_the_pod() {
     let problems = crate::pod::unsupported::unsupported(&prepared(spec).input());
     assert!(problems.iter().all(|problem| problem.severity == Severity::Error));
     assert!(problems.len() >= 3, "{problems:?}");
+}
+
+#[test]
+fn a194_an_event_behind_a_failed_step_is_told_later() {
+    let mut case = Case::spec(APP);
+    case.observed.network_ready = false;
+    let decision = check(&case, &["cgroup", "volumes", "(NetworkNotReady)"]);
+    // The worker stops at the first action that fails: nobody was told anything.
+    case.memory = decision.memory;
+    case.memory.failed(&decision.actions[0], "no space left", case.now);
+    let decision = check(&case, &["(FailedCreatePodContainer)"]);
+    case.memory = told(&decision);
+    case.now = case.now.plus_s(2);
+    let decision = check(&case, &["cgroup", "volumes", "(NetworkNotReady)"]);
+    case.memory = decision.memory.clone();
+    for action in &decision.actions {
+        case.memory.done(action, case.now);
+    }
+    (case.observed.cgroup_ready, case.observed.volumes_ready) = (true, true);
+    check(&case, &[]);
+}
+
+#[test]
+fn a64_a205_a_restart_stops_no_sandbox_that_was_stopped() {
+    let mut case = prepared("{restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}");
+    let end = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: Time(1),
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+    };
+    case.observed.containers.push(instance(&case, "app", end));
+    case.memory = Memory::default();
+    (case.observed.cgroup_ready, case.observed.volumes_ready) = (false, false);
+    case.observed.sandboxes[0].state = SandboxState::NotReady;
+    check(&case, &["stop-sandbox s0"]);
+    case.observed.sandboxes[0].ips.clear();
+    check(&case, &[]);
+    // Anything of what goes after the sandbox, or with it, says that nobody stopped it.
+    case.observed.leftovers = true;
+    check(&case, &["stop-sandbox s0"]);
+    case.observed.leftovers = false;
+    let attachment = crate::model::observed::Attachment {
+        ip: "10.0.0.5".parse().unwrap(),
+        ifindex: 7,
+        ifname: "ls0".into(),
+        mac: [2; 6],
+        sandbox_id: "s0".into(),
+    };
+    let local = crate::model::LocalPod {
+        attachment: Some(attachment),
+        ..crate::model::LocalPod::default()
+    };
+    case.world.local.insert(case.uid.clone(), std::sync::Arc::new(local));
+    check(&case, &["stop-sandbox s0"]);
+    // Ready: whatever else is seen.
+    case.world.local.clear();
+    case.observed.sandboxes[0].state = SandboxState::Ready;
+    check(&case, &["stop-sandbox s0"]);
 }

@@ -249,6 +249,16 @@ fn a140_a141_a142_a148_container_resources() {
     assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (512, 50_000, 100_000));
     assert_eq!((r.memory_limit_in_bytes, r.oom_score_adj), (64 << 20, -997));
     assert_eq!(r.unified.get("memory.oom.group").map(String::as_str), Some("1"));
+    for (cgroup_v2, single, group) in
+        [(true, false, true), (true, true, false), (false, false, false), (false, true, false)]
+    {
+        let mut case = Case::spec("{containers: [{name: app}]}");
+        case.node.cgroup_v2 = cgroup_v2;
+        case.config.single_process_oom_kill = single;
+        let linux = build(&case, &image(None, "")).unwrap().linux.unwrap();
+        let has = linux.resources.unwrap().unified.contains_key("memory.oom.group");
+        assert_eq!(has, group, "v2 {cgroup_v2}, singleProcessOOMKill {single}");
+    }
     let none = resources("");
     assert_eq!((none.cpu_shares, none.cpu_quota, none.memory_limit_in_bytes), (2, 0, 0));
     assert_eq!(none.oom_score_adj, 1000);
