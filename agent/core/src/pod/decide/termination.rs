@@ -34,6 +34,10 @@ pub(super) fn delete(steps: &mut Steps<'_>, deadline: Time) {
     if !observed.containers.is_empty() || !observed.sandboxes.is_empty() {
         return;
     }
+    if let Some(until) = steps.memory.abandoned_until.filter(|until| *until > steps.now()) {
+        steps.why("a sandbox that was being made when the pod was deleted may still appear");
+        return steps.wake(until);
+    }
     let directory = paths::log_dir(input.node, input.key, input.uid);
     if remove_leftovers(steps) && steps.push_in_order([Action::RemoveLogs { directory }]) {
         steps.finish_pod();
