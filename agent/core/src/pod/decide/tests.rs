@@ -221,11 +221,11 @@ fn a39_a_sandbox_without_its_interface_is_made_anew() {
         reason: "Error".into(),
         message: String::new(),
     };
-    check(&lost(exited), &["volumes", "stop-sandbox s0", "sandbox 1"]);
+    check(&lost(exited), &["volumes", "(Pulled)", "stop-sandbox s0", "sandbox 1"]);
     // An old sandbox's interface goes with it.
     let mut case = prepared(APP);
     case.observed.lost_interfaces.insert("other".into());
-    check(&case, &["(Pulled)", "volumes", "create app 0", "(Created)"]);
+    check(&case, &["volumes", "create app 0", "(Created)"]);
 }
 
 /// The pod's directory, by which a late sandbox is known to be ours, stays for it.
