@@ -46,7 +46,7 @@ impl Cgroups for FakeCgroups {
     fn ensure(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
         let hangs = self.hangs.lock().unwrap().take();
         if let Some(hangs) = hangs {
-            drop(hangs.recv());
+            let _ended = hangs.recv();
         }
         self.paths.lock().unwrap().insert(plan.path.clone());
         Ok(())

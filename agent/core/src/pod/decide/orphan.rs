@@ -2,6 +2,7 @@
 //!
 //! The shell asks only when every source has delivered a complete list (A38).
 
+use super::termination::unstarted;
 use crate::model::{ContainerState, SandboxState, Time};
 use crate::pod::action::{Action, CgroupPlan, Decision};
 use crate::pod::memory::step_of;
@@ -81,6 +82,13 @@ fn next(orphan: &Orphan<'_>) -> Vec<Action> {
         }
     }
     if alive {
+        return actions;
+    }
+    for container in unstarted(observed, memory) {
+        let (id, name) = (container.id.clone(), container.name.clone());
+        actions.push(Action::RemoveContainer { id, name });
+    }
+    if !actions.is_empty() {
         return actions;
     }
     for sandbox in &observed.sandboxes {

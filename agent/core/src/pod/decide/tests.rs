@@ -228,6 +228,29 @@ fn a39_a_sandbox_without_its_interface_is_made_anew() {
     check(&case, &["volumes", "create app 0", "(Created)"]);
 }
 
+/// A start that a daemon asked for before it died may be under way: then the runtime refuses.
+#[test]
+fn f20_a_container_that_may_be_starting_goes_before_its_sandbox() {
+    let mut case = prepared(APP);
+    case.observed.containers.push(instance(&case, "app", ContainerState::Created));
+    case.pod.metadata.deletion_timestamp = Some(case.now.to_api());
+    case.memory = Memory::default();
+    let remove = Action::RemoveContainer { id: "app-id".into(), name: "app".into() };
+    let orphan = |case: &Case| {
+        let (key, uid, node) = (&case.key, &case.uid, &case.node);
+        let (observed, memory, now) = (&case.observed, &case.memory, case.now);
+        words(&decide_orphan(&Orphan { key, uid, node, observed, memory, now }))
+    };
+    for _ in 0..3 {
+        check(&case, &["remove app"]);
+        assert_eq!(orphan(&case), ["remove app"]);
+        case.memory.failed(&remove, "container is in starting state", case.now);
+        case.now = case.now.plus_s(60);
+    }
+    check(&case, &["stop-sandbox s0"]);
+    assert_eq!(orphan(&case), ["stop-sandbox s0"]);
+}
+
 /// The pod's directory, by which a late sandbox is known to be ours, stays for it.
 #[test]
 fn i2_the_end_of_a_pod_waits_for_a_sandbox_that_was_being_made() {
