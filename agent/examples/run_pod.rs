@@ -16,7 +16,7 @@ use longshore::effects::events::Recorder;
 use longshore::effects::images::Images;
 use longshore::observe::Observer;
 use longshore::supervise::{Policy, Supervisor};
-use longshore::workers::{Explanations, PodSink, Programmed, Shared, pods};
+use longshore::workers::{Explanations, PodSink, Programmed, STEP_PATIENCE, Shared, pods};
 use longshore::world::Store;
 use longshore_core::config::KubeletConfig;
 use longshore_core::model::{Change, NodeView, ObjectKey, PodUid};
@@ -141,6 +141,8 @@ async fn shared(
         programmed,
         sink: Arc::new(Sink(store.clone())),
         extra_hosts: Arc::new(|_, _| Vec::new()),
+        interface_lost: Arc::new(|_| Box::pin(std::future::ready(false))),
+        patience: STEP_PATIENCE,
         runtime_name: version.name,
         explanations: Explanations::default(),
     }))

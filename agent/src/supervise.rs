@@ -54,8 +54,10 @@ pub struct Supervisor {
     ended: mpsc::UnboundedReceiver<String>,
 }
 
-/// Blocking calls (mount, setns, fsync) at once; more wait their turn.
-const BLOCKING_MAX: usize = 16;
+/// Blocking calls (mount, setns, fsync) at once; more wait their turn. Threads are made as they are
+/// needed. More than the pods of a full node (`maxPods` is 110) can hold: a dead file server takes
+/// one for each pod that uses it.
+const BLOCKING_MAX: usize = 256;
 
 impl Default for Supervisor {
     fn default() -> Self {
@@ -133,9 +135,13 @@ impl Scope {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, tokio::task::JoinError> {
         let permit = self.blocking.clone().acquire_owned().await;
-        let result = tokio::task::spawn_blocking(call).await;
-        drop(permit);
-        result
+        // With the call, which goes on when nobody waits for it any more.
+        tokio::task::spawn_blocking(move || {
+            let result = call();
+            drop(permit);
+            result
+        })
+        .await
     }
 
     pub fn stopped(&self) -> watch::Receiver<bool> {

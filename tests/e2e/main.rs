@@ -9,5 +9,6 @@ mod kill9;
 mod manifests;
 mod policy;
 mod rollout;
+mod sandbox;
 mod script;
 mod service;

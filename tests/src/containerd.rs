@@ -149,6 +149,22 @@ impl Containerd {
         })
     }
 
+    /// Shims that containerd itself has forgotten: their RunPodSandbox was cancelled by the death of
+    /// its caller while the shim made the sandbox's task (seen with 2.1.9). It lists neither sandbox
+    /// nor container, so no call reaches such a process. All others are somebody's leak.
+    ///
+    /// # Errors
+    /// containerd does not answer.
+    pub fn forgotten_shims(&self) -> Result<Vec<String>> {
+        let listed = self.ctr().run().args(["containers", "ls", "-q"]).check()?;
+        let (listed, log) = (listed.lines().collect::<Vec<_>>(), self.log());
+        let lines = self.shims().into_iter().map(|(_, line)| line);
+        let is_forgotten = |line: &String| {
+            shim_id(line).is_some_and(|id| !listed.contains(&id) && was_cancelled(&log, id))
+        };
+        Ok(lines.filter(is_forgotten).collect())
+    }
+
     /// containerd goes away and comes back; its containers go on.
     pub fn restart(&mut self) -> Result<()> {
         self.stop_daemon()?;
@@ -181,6 +197,20 @@ fn start(runtime: &Runtime, config: &Path, log: &Path, netns: &Netns) -> Result<
         .arg(config)
         .env("PATH", format!("{}:{path}", bin_dir.display()))
         .start(log)
+}
+
+/// The sandbox of a shim, by its command line.
+fn shim_id(line: &str) -> Option<&str> {
+    line.split(' ').skip_while(|word| *word != "-id").nth(1)
+}
+
+/// The log says that the sandbox's start ended with its caller.
+fn was_cancelled(log: &str, id: &str) -> bool {
+    log.lines().any(|line| {
+        line.contains("RunPodSandbox for ")
+            && line.contains(&format!("failed to start sandbox \\\"{id}\\\""))
+            && (line.contains("context canceled") || line.contains("signal: killed"))
+    })
 }
 
 /// Unmounts everything below `dir`, innermost first.
@@ -277,3 +307,23 @@ const V3: &str = r#"[plugins.'io.containerd.nri.v1.nri']
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f20_only_a_start_that_was_cancelled_excuses_a_shim() {
+        let line = "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id abc -address /x.sock";
+        assert_eq!(shim_id(line), Some("abc"));
+        let log = |id: &str, why: &str| {
+            format!(
+                r#"level=error msg="RunPodSandbox for &PodSandboxMetadata{{Name:churn,}} failed, error" error="rpc error: code = Unknown desc = failed to start sandbox \"{id}\": failed to create containerd task: failed to create shim task: {why}""#
+            )
+        };
+        assert!(was_cancelled(&log("abc", "context canceled"), "abc"));
+        assert!(!was_cancelled(&log("abc", "no such file"), "abc"));
+        assert!(!was_cancelled(&log("def", "context canceled"), "abc"));
+        assert!(!was_cancelled(r#"msg="StopPodSandbox for \"abc\" context canceled""#, "abc"));
+    }
+}

@@ -51,7 +51,12 @@ impl Snapshot {
                 .map(|(id, live)| format!("{id} {}", live.command))
                 .collect(),
         );
-        sets.insert("shim", node.containerd().shims().into_iter().map(|(_, line)| line).collect());
+        let forgotten = node.containerd().forgotten_shims()?;
+        if !forgotten.is_empty() {
+            println!("containerd has forgotten these processes of its own: {forgotten:?}");
+        }
+        let shims = node.containerd().shims().into_iter().map(|(_, line)| line);
+        sets.insert("shim", shims.filter(|line| !forgotten.contains(line)).collect());
         sets.insert(
             "container",
             lines(&node.ctr().run().args(["containers", "ls", "-q"]).check()?),

@@ -14,10 +14,19 @@ pub struct Count {
     pub failed: u32,
 }
 
-/// A lane: its name, and how it runs with a filter on test names.
+/// What of a lane runs.
+#[derive(Clone, Copy, Default)]
+pub struct Choice<'a> {
+    /// Only tests whose name contains it.
+    pub filter: Option<&'a str>,
+    /// The containerd of that release of Debian instead of the machine's own.
+    pub containerd: Option<&'a str>,
+}
+
+/// A lane: its name, and how it runs.
 struct Lane {
     name: &'static str,
-    run: fn(Option<&str>) -> Result<Count>,
+    run: fn(Choice<'_>) -> Result<Count>,
 }
 
 /// In the order in which a mistake is found soonest.
@@ -34,9 +43,18 @@ const LANES: [Lane; 7] = [
         },
     },
     Lane { name: "unit", run: |_| unit() },
-    Lane { name: "bpf", run: |filter| rooted("bpf", filter) },
-    Lane { name: "netns", run: |filter| rooted("netns", filter) },
-    Lane { name: "e2e", run: |filter| e2e(&setup::runtime::ensure()?, filter) },
+    Lane { name: "bpf", run: |choice| rooted("bpf", choice.filter) },
+    Lane { name: "netns", run: |choice| rooted("netns", choice.filter) },
+    Lane {
+        name: "e2e",
+        run: |choice| {
+            let runtime = match choice.containerd {
+                Some(release) => setup::runtime::ensure_one(release)?,
+                None => setup::runtime::ensure()?,
+            };
+            e2e(&runtime, choice.filter)
+        },
+    },
     Lane {
         name: "demo",
         run: |_| {
@@ -59,7 +77,7 @@ pub struct Line {
 ///
 /// # Errors
 /// A lane that does not exist.
-pub fn run(names: &[String], filter: Option<&str>) -> Result<bool> {
+pub fn run(names: &[String], choice: Choice<'_>) -> Result<bool> {
     if let Some(unknown) = names.iter().find(|name| !LANES.iter().any(|lane| lane.name == **name)) {
         let known: Vec<&str> = LANES.iter().map(|lane| lane.name).collect();
         bail!("there is no lane {unknown}; lanes are {}", known.join(", "));
@@ -68,7 +86,7 @@ pub fn run(names: &[String], filter: Option<&str>) -> Result<bool> {
     let mut lines = Vec::new();
     for lane in LANES.iter().filter(wanted) {
         println!("\n=== {}", lane.name);
-        lines.push(timed(lane.name, || (lane.run)(filter)));
+        lines.push(timed(lane.name, || (lane.run)(choice)));
     }
     print_table(&lines);
     Ok(close(&lines))

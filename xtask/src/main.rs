@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use lanes::Choice;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, tests, demos and benches Longshore")]
@@ -46,6 +47,9 @@ enum Command {
         /// Only tests whose name contains this (bpf, netns and e2e lanes).
         #[arg(long)]
         filter: Option<String>,
+        /// e2e lane: with the containerd of that release of Debian (sid, or 2.1.9), not the machine's.
+        #[arg(long)]
+        containerd: Option<String>,
     },
     /// `test`, and what takes too long for every change; records the result in CONTRIBUTING.md.
     TestAll {
@@ -88,7 +92,10 @@ fn run(command: Command) -> Result<bool> {
         Command::Setup { matrix } => setup::everything(matrix).map(|()| true),
         Command::Build => build::release().map(|_| true),
         Command::Lint => lint::all().map(|()| true),
-        Command::Test { lanes, filter } => lanes::run(&lanes, filter.as_deref()),
+        Command::Test { lanes, filter, containerd } => {
+            let choice = Choice { filter: filter.as_deref(), containerd: containerd.as_deref() };
+            lanes::run(&lanes, choice)
+        }
         Command::TestAll { parts } => test_all::run(&parts),
         Command::Demo { keep } => demo::run(keep),
         Command::Bench { quick } => bench::run(quick),

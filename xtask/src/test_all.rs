@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use longshore_tests::containerd::unmount_below;
 use longshore_tests::process::Run;
 
-use crate::lanes::{self, Count, Line};
+use crate::lanes::{self, Choice, Count, Line};
 use crate::{paths, record, setup, sh};
 
 const PARTS: [&str; 5] = ["test", "deny", "containerd", "debian-12", "debian-13"];
@@ -26,7 +26,9 @@ pub fn run(names: &[String]) -> Result<bool> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
     let mut lines: Vec<Line> = Vec::new();
     if wanted("test") {
-        lines.push(lanes::timed("test", || lanes::step(passed(lanes::run(&[], None)?))));
+        lines.push(lanes::timed("test", || {
+            lanes::step(passed(lanes::run(&[], Choice::default())?))
+        }));
     }
     if wanted("deny") {
         lines.push(lanes::timed("deny", || lanes::step(deny())));

@@ -22,7 +22,7 @@ use longshore_core::net::{masquerade as masquerade_plan, pod_mtu};
 use longshore_core::standalone::{Settings, hosts_entries};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::cli::StandaloneArgs;
 use crate::clock;
@@ -32,12 +32,12 @@ use crate::effects::cgroup::KernelCgroups;
 use crate::effects::cri::{Cri, RuntimeVersion};
 use crate::effects::events::Recorder;
 use crate::effects::images::Images;
-use crate::effects::network::{Network, masquerade, sysctl};
+use crate::effects::network::{Network, ended_links, masquerade, sysctl};
 use crate::observe::Observer;
 use crate::serve::{Admin, NodeFacts};
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::DataplaneWorker;
-use crate::workers::{Explanations, Programmed, Shared, flows, pods};
+use crate::workers::{Explanations, Programmed, STEP_PATIENCE, Shared, flows, pods};
 use crate::world::Store;
 use crate::world::files::Files;
 
@@ -245,10 +245,19 @@ async fn run(
             let domain = node.cluster_domain.clone();
             Arc::new(move |world, pod: &ObjectKey| hosts_entries(world, &pod.namespace, &domain))
         },
+        interface_lost: {
+            let cni = cni.clone();
+            Arc::new(move |sandbox: &str| {
+                let (cni, sandbox) = (cni.clone(), sandbox.to_owned());
+                Box::pin(async move { cni.interface_lost(&sandbox).await })
+            })
+        },
+        patience: STEP_PATIENCE,
         runtime_name: version.name.clone(),
         explanations: explanations.clone(),
     };
     scope.detach("pods", Policy::Critical, pods::run(Arc::new(shared)));
+    scope.detach("lost-interfaces", Policy::Critical, lose(cni.clone(), ended_links(&scope)?));
     scope.detach("collect-interfaces", Policy::Critical, collect(cni, observer.clone()));
 
     let windows = views::Windows {
@@ -455,6 +464,16 @@ async fn start_cni(
     cni.adopt().await?;
     cni.serve(&state.cni_socket()).context("serve the CNI socket")?;
     Ok(cni)
+}
+
+/// Tells of pods' interfaces that end. Without the kernel's word for it a worker finds out when it
+/// looks again by itself (A34).
+async fn lose(cni: Cni, mut ended: mpsc::UnboundedReceiver<u32>) {
+    while let Some(ifindex) = ended.recv().await {
+        cni.interface_ended(ifindex).await;
+    }
+    tracing::warn!("The kernel does not tell of ended interfaces any more");
+    std::future::pending().await
 }
 
 /// Frees what belongs to no sandbox of the runtime's last complete list; there is one.

@@ -343,6 +343,31 @@ impl Cni {
         }
     }
 
+    /// An interface is said to have ended. Where that is so, and a sandbox of ours has it, the pod
+    /// is not on the network any more: the World hears of it, and the pod's worker looks. The
+    /// address stays the sandbox's until its DEL.
+    pub async fn interface_ended(&self, ifindex: u32) {
+        let ledger = self.shared.ledger.lock().await;
+        let mut entries = ledger.entries().values();
+        let Some(entry) = entries.find(|entry| entry.attachment.ifindex == ifindex) else { return };
+        let (interface, sandbox) = (&entry.attachment.ifname, &entry.attachment.sandbox_id);
+        if self.interface_lost(sandbox).await {
+            tracing::warn!(pod = %entry.key, interface, "A pod's interface is gone");
+            self.shared.sink.detached(&entry.uid, sandbox);
+        }
+    }
+
+    /// The kernel is sure not to have the interface of `sandbox`.
+    pub async fn interface_lost(&self, sandbox: &str) -> bool {
+        match self.shared.network.ifindex(&host_name(sandbox)).await {
+            Ok(found) => found.is_none(),
+            Err(error) => {
+                tracing::warn!(sandbox, %error, "Cannot look a pod's interface up");
+                false
+            }
+        }
+    }
+
     /// When this daemon began to answer.
     pub fn started_at(&self) -> Time {
         self.shared.started_at

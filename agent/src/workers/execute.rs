@@ -10,6 +10,7 @@ use longshore_core::pod::action::Action;
 use longshore_core::pod::paths;
 
 use super::Shared;
+use super::jobs::{Jobs, Place};
 use crate::effects::{logs, volumes};
 use crate::failpoint;
 
@@ -47,6 +48,7 @@ fn places(action: &Action) -> Option<(&'static str, &'static str)> {
 /// Text for the status and the event.
 pub async fn run(
     shared: &Arc<Shared>,
+    jobs: &Jobs,
     key: &ObjectKey,
     uid: &PodUid,
     action: &Action,
@@ -55,7 +57,7 @@ pub async fn run(
     if let Some((before, _)) = places {
         failpoint::hit(before);
     }
-    let result = Box::pin(effect(shared, key, uid, action)).await;
+    let result = Box::pin(effect(shared, jobs, key, uid, action)).await;
     if let Some((_, after)) = places {
         failpoint::hit(after);
     }
@@ -64,6 +66,7 @@ pub async fn run(
 
 async fn effect(
     shared: &Arc<Shared>,
+    jobs: &Jobs,
     key: &ObjectKey,
     uid: &PodUid,
     action: &Action,
@@ -72,29 +75,40 @@ async fn effect(
     match action {
         Action::EnsureCgroup(plan) => {
             let (cgroups, plan) = (shared.cgroups.clone(), plan.clone());
-            blocking(shared, move || cgroups.ensure(&plan).map_err(|e| e.to_string())).await
+            jobs.run(move |place| {
+                place.at(&plan.path);
+                cgroups.ensure(&plan).map_err(|e| e.to_string())
+            })
+            .await
         }
         Action::RemoveCgroup(plan) => {
             let (cgroups, plan) = (shared.cgroups.clone(), plan.clone());
-            blocking(shared, move || cgroups.remove(&plan).map_err(|e| e.to_string())).await
+            jobs.run(move |place| {
+                place.at(&plan.path);
+                cgroups.remove(&plan).map_err(|e| e.to_string())
+            })
+            .await
         }
         Action::EnsureVolumes(plan) => {
             let (pods_dir, plan) = (shared.pods_dir(), plan.clone());
-            blocking(shared, move || {
-                volumes::ensure(&pods_dir, &plan).map(drop).map_err(|e| e.to_string())
+            jobs.run(move |place| {
+                let made = volumes::ensure(&pods_dir, &plan, &|path| place.at(path));
+                made.map(drop).map_err(|e| e.to_string())
             })
             .await
         }
         Action::RemoveVolumes { pod_dir } => {
             let (pods_dir, pod_dir) = (shared.pods_dir(), pod_dir.clone());
-            blocking(shared, move || {
+            jobs.run(move |place| {
+                place.at(&pod_dir);
                 volumes::remove(&pods_dir, &pod_dir).map_err(|e| e.to_string())
             })
             .await
         }
         Action::RemoveLogs { directory } => {
             let (root, directory) = (shared.node.pod_logs_dir.clone(), directory.clone());
-            blocking(shared, move || {
+            jobs.run(move |place| {
+                place.at(&directory);
                 logs::remove(Path::new(&root), Path::new(&directory)).map_err(|e| e.to_string())
             })
             .await
@@ -124,7 +138,7 @@ async fn effect(
         Action::RemoveContainer { id, .. } => text(cri.remove_container(id).await),
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
         Action::RemoveSandbox { id } => text(cri.remove_sandbox(id).await),
-        Action::Finish => finish(shared, key, uid).await,
+        Action::Finish => finish(shared, jobs, key, uid).await,
         Action::Event { warning, reason, message, container, .. } => {
             shared.event(key, uid, container.as_deref(), *warning, reason, message.clone());
             Ok(())
@@ -134,13 +148,6 @@ async fn effect(
 
 fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
     result.map(drop).map_err(|error| error.to_string())
-}
-
-async fn blocking(
-    shared: &Arc<Shared>,
-    call: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> Result<(), String> {
-    shared.scope.blocking(call).await.map_err(|error| error.to_string())?
 }
 
 /// Starts the pull beside the worker, unless somebody is on it: its end wakes who waits for it.
@@ -167,12 +174,20 @@ fn pull(shared: &Arc<Shared>, image: &str) {
 }
 
 /// The pod is gone: forget what is stored, then tell the source.
-async fn finish(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid) -> Result<(), String> {
+async fn finish(
+    shared: &Arc<Shared>,
+    jobs: &Jobs,
+    key: &ObjectKey,
+    uid: &PodUid,
+) -> Result<(), String> {
     // A UID that cannot be a path never had a directory.
     if paths::is_path_name(uid.as_str()) {
         let (pods_dir, uid) = (shared.pods_dir(), uid.clone());
-        let forget = move || volumes::forget(&pods_dir, uid.as_str()).map_err(|e| e.to_string());
-        blocking(shared, forget).await?;
+        let forget = move |place: &Place| {
+            place.at(&pods_dir.join(uid.as_str()).to_string_lossy());
+            volumes::forget(&pods_dir, uid.as_str()).map_err(|e| e.to_string())
+        };
+        jobs.run(forget).await?;
     }
     shared.sink.finished(key, uid);
     Ok(())

@@ -5,6 +5,7 @@
 pub mod dataplane;
 pub mod execute;
 pub mod flows;
+pub mod jobs;
 pub mod pod;
 pub mod pods;
 pub mod probes;
@@ -15,6 +16,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +35,10 @@ use crate::world::Store;
 /// How long a container's end waits for the dataplane: a kernel that refuses writes must not keep
 /// pods alive.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long a step of a pod on the disk may take before its event tells of it; and one in the
+/// runtime that prepares a pod which was deleted meanwhile, before it is given up.
+pub const STEP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pods whose endpoint row in the kernel is open: their policy is in force (C16); and which revision
 /// of the World the kernel's maps mean. The dataplane worker fills it; clones share it.
@@ -101,6 +107,9 @@ pub trait PodSink: Send + Sync {
 /// Lines for a pod's /etc/hosts beside its own: what standalone has instead of cluster DNS.
 pub type ExtraHosts = dyn Fn(&World, &ObjectKey) -> Vec<(IpAddr, Vec<String>)> + Send + Sync;
 
+/// Whether the kernel is sure not to have the interface of a sandbox, by its id.
+pub type InterfaceLost = dyn Fn(&str) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
+
 /// Reasons of the newest decision about each pod, for `explain pod`.
 #[derive(Clone, Default)]
 pub struct Explanations {
@@ -136,6 +145,9 @@ pub struct Shared {
     pub programmed: Programmed,
     pub sink: Arc<dyn PodSink>,
     pub extra_hosts: Arc<ExtraHosts>,
+    pub interface_lost: Arc<InterfaceLost>,
+    /// How long a step may take before it counts as hanging.
+    pub patience: Duration,
     /// `runtime_name` of the Version reply.
     pub runtime_name: String,
     pub explanations: Explanations,

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use longshore_core::model::{
-    Change, ImageState, LocalPod, ObjectKey, ObservedPod, PodUid, ProbeKind, ProbeVerdict, Time,
+    Change, ImageState, LocalPod, ObjectKey, ObservedPod, PodUid, ProbeKind, ProbeVerdict,
+    SandboxState, Time,
 };
 use longshore_core::pod::action::{Action, Decision};
 use longshore_core::pod::image_name::{self, PullPolicy};
 use longshore_core::pod::{Input, Memory, Orphan, decide, decide_orphan, paths};
 use tokio::sync::{Notify, mpsc};
 
+use super::jobs::Jobs;
 use super::probes::Probers;
 use super::status_file::{self, Stored};
 use super::{Shared, execute};
@@ -90,6 +92,7 @@ struct Worker {
     volumes_ready: bool,
     verdicts: BTreeMap<(String, ProbeKind), ProbeVerdict>,
     probers: Probers,
+    jobs: Jobs,
     stops: BTreeMap<String, (i64, Task)>,
     inbox: mpsc::UnboundedReceiver<Message>,
     outbox: mpsc::UnboundedSender<Message>,
@@ -104,6 +107,7 @@ impl Worker {
         let pod_dir = PathBuf::from(paths::pod_dir(&shared.node, &uid));
         let stored = status_file::load(&pod_dir);
         let probers = Probers::new(shared.clone(), key.clone(), uid.clone(), outbox.clone());
+        let jobs = Jobs::new(shared.scope.clone(), shared.patience);
         Self {
             previous: stored.as_ref().map(|stored| stored.status.clone()),
             stored,
@@ -116,6 +120,7 @@ impl Worker {
             volumes_ready: false,
             verdicts: BTreeMap::new(),
             probers,
+            jobs,
             stops: BTreeMap::new(),
             inbox,
             outbox,
@@ -178,6 +183,12 @@ impl Worker {
             probes: self.verdicts.clone(),
             ..ObservedPod::default()
         };
+        for sandbox in &observed.sandboxes {
+            let has_interface = sandbox.state == SandboxState::Ready && !sandbox.host_network;
+            if has_interface && (self.shared.interface_lost)(&sandbox.id).await {
+                observed.lost_interfaces.insert(sandbox.id.clone());
+            }
+        }
         let ending = pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
         if let Some(pod) = pod {
             let spec = pod.spec.as_ref();
@@ -187,7 +198,8 @@ impl Worker {
             }
         }
         observed.leftovers = volumes::exists(&self.pod_dir.to_string_lossy())
-            || self.has_cgroup(ending || self.is_terminal());
+            || self.has_cgroup(ending || self.is_terminal())
+            || self.jobs.is_busy();
         self.pulling =
             observed.images.values().any(|state| matches!(state, ImageState::Pulling { .. }));
         Some(observed)
@@ -326,7 +338,11 @@ impl Worker {
                 done |= self.stop_beside(id, *grace_s, action);
                 continue;
             }
-            let result = execute::run(&self.shared, &self.key, &self.uid, action).await;
+            let Some(result) = self.execute_unless_hangs(action).await else {
+                tracing::warn!(key = %self.key, "RunPodSandbox hangs and the pod is to go: giving it up");
+                self.memory.abandoned(action, crate::clock::now());
+                return Round::Again;
+            };
             let now = crate::clock::now();
             match result {
                 Ok(()) => {
@@ -359,6 +375,25 @@ impl Worker {
         Round::Sleep(decision.wake_at.unwrap_or(latest).min(latest))
     }
 
+    /// Executes one action. `None`: RunPodSandbox has no answer although the pod is to go for a
+    /// while now (F12); it is cancelled by that, and what it has made is observed. Not at once: a
+    /// containerd whose caller goes away while it starts the shim forgets that process.
+    async fn execute_unless_hangs(&self, action: &Action) -> Option<Result<(), String>> {
+        let run = execute::run(&self.shared, &self.jobs, &self.key, &self.uid, action);
+        if !matches!(action, Action::RunSandbox { .. }) {
+            return Some(run.await);
+        }
+        let hangs = async {
+            deleted(&self.shared, &self.key, &self.uid).await;
+            tokio::time::sleep(self.shared.patience).await;
+        };
+        tokio::select! {
+            biased;
+            result = run => Some(result),
+            () = hangs => None,
+        }
+    }
+
     fn note(&mut self, action: &Action, ok: bool) {
         match action {
             Action::EnsureCgroup(_) => self.cgroup_ready = ok,
@@ -380,11 +415,11 @@ impl Worker {
             return false;
         }
         let (shared, key, uid) = (self.shared.clone(), self.key.clone(), self.uid.clone());
-        let (outbox, action) = (self.outbox.clone(), action.clone());
+        let (outbox, action, jobs) = (self.outbox.clone(), action.clone(), self.jobs.clone());
         let published = self.shared.store.snapshot().revision;
         let task = self.shared.scope.spawn(format!("stop {id}"), Policy::Finite, async move {
             shared.programmed.taken_in(published).await;
-            let result = execute::run(&shared, &key, &uid, &action).await;
+            let result = execute::run(&shared, &jobs, &key, &uid, &action).await;
             // The worker may have ended meanwhile; then nobody needs to know.
             drop(outbox.send(Message::Stopped { action, result }));
         });
@@ -460,6 +495,22 @@ impl Worker {
             }
             vec![Change::Local(uid.clone())]
         });
+    }
+}
+
+/// Ends when the pod is to go: its deletion was asked for, or no source names it any more.
+async fn deleted(shared: &Shared, key: &ObjectKey, uid: &PodUid) {
+    let mut changes = shared.store.subscribe();
+    loop {
+        let world = shared.store.snapshot();
+        let gone = match world.pod_of(key, uid) {
+            Some(pod) => pod.metadata.deletion_timestamp.is_some(),
+            None => world.synced,
+        };
+        if gone {
+            return;
+        }
+        changes.next().await;
     }
 }
 

@@ -70,6 +70,21 @@ fn download(names: &[&str], dir: &Path) -> Result<()> {
     unpack(&debs, dir)
 }
 
+/// The containerd of one release of the matrix, by the release's name or by its version.
+///
+/// # Errors
+/// The matrix does not have it.
+pub fn ensure_one(wanted: &str) -> Result<Runtime> {
+    let Some((release, version)) =
+        MATRIX.iter().find(|(release, version)| *release == wanted || *version == wanted)
+    else {
+        let known: Vec<String> =
+            MATRIX.iter().map(|(release, version)| format!("{release} ({version})")).collect();
+        bail!("no containerd {wanted} in the matrix; it has {}", known.join(", "));
+    };
+    ensure_release(release, version)
+}
+
 /// The containerd of another release of Debian, with the runc of this machine's: newer ones need a
 /// newer libc.
 pub fn ensure_release(release: &str, version: &str) -> Result<Runtime> {

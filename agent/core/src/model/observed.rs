@@ -1,6 +1,6 @@
 //! What is: facts read from the runtime, the kernel and the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodStatus;
@@ -26,6 +26,9 @@ pub struct ObservedPod {
     /// The pod's interface row in the kernel is open: its policy is in force (C16). True for
     /// hostNetwork pods.
     pub network_programmed: bool,
+    /// Sandboxes whose interface the kernel does not have any more, whatever the runtime says of
+    /// them.
+    pub lost_interfaces: BTreeSet<String>,
     /// The runtime says that it can make pod networks (A41).
     pub network_ready: bool,
     /// By container name and probe.
@@ -134,7 +137,7 @@ pub struct ProbeVerdict {
 pub struct LocalPod {
     pub key: Option<ObjectKey>,
     pub uid: Option<PodUid>,
-    /// Address and host-side interface, from the CNI ADD until its DEL.
+    /// Address and host-side interface, from the CNI ADD until its DEL or the interface's end.
     pub attachment: Option<Attachment>,
     /// The Ready condition.
     pub ready: bool,

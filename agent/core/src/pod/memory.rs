@@ -14,6 +14,9 @@ use crate::model::{ObservedPod, Time};
 /// First and longest wait after a step that failed (a CRI call, a mount).
 const STEP_FIRST_MS: i64 = 1_000;
 const STEP_LONGEST_MS: i64 = 60_000;
+/// A runtime whose caller went away undoes the sandbox that it was making, or lists it. The pod's
+/// directory, by which a late sandbox is known to be ours, stays so long.
+const ABANDONED_MS: i64 = 5_000;
 
 /// After each executed action the worker calls [`Memory::done`] or [`Memory::failed`] on the memory
 /// of the decision; the next decision gets the result.
@@ -34,6 +37,8 @@ pub struct Memory {
     pub(super) stops: BTreeMap<String, Time>,
     /// StopSandbox was done.
     pub(super) stopped_sandboxes: BTreeSet<String>,
+    /// RunSandbox was given up before its answer: until then its sandbox may still appear.
+    pub(super) abandoned_until: Option<Time>,
     /// Digest of the plan that EnsureVolumes made true.
     pub(super) volumes: Option<String>,
     /// The volumes of that plan: what a running pod keeps when a ConfigMap goes away.
@@ -131,6 +136,14 @@ impl Memory {
                     self.said.insert(subject.clone(), mark.clone());
                 }
             }
+        }
+    }
+
+    /// Nobody waits for the answer of `action` any more: the pod is being deleted. What the runtime
+    /// made of it is observed like everything else; not at once, though.
+    pub fn abandoned(&mut self, action: &Action, now: Time) {
+        if matches!(action, Action::RunSandbox { .. }) {
+            self.abandoned_until = Some(now.plus_ms(ABANDONED_MS));
         }
     }
 

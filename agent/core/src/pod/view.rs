@@ -78,6 +78,7 @@ impl<'a> View<'a> {
                 && ready == 1
                 && newest.host_network == self.host_network()
                 && (newest.host_network || !newest.ips.is_empty())
+                && !self.input.observed.lost_interfaces.contains(&newest.id)
         })
     }
 

@@ -10,8 +10,12 @@ pub mod sysctl;
 
 use std::os::fd::BorrowedFd;
 
-use rtnetlink::Handle;
+use futures::StreamExt as _;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use crate::supervise::{self, Policy, Scope};
 use crate::sys::netns;
@@ -69,6 +73,29 @@ impl Network {
         scope.detach("netlink", Policy::Critical, connection);
         Ok(Self { handle })
     }
+}
+
+/// Indexes of interfaces of the daemon's own network namespace that end, from now on. A hint: after
+/// an overrun of the socket some are missing.
+///
+/// # Errors
+/// The netlink socket could not be opened.
+pub fn ended_links(scope: &Scope) -> Result<mpsc::UnboundedReceiver<u32>, NetworkError> {
+    let (connection, _handle, mut messages) = new_multicast_connection(&[MulticastGroup::Link])
+        .map_err(NetworkError::io("follow the interfaces of this node"))?;
+    let (tell, told) = mpsc::unbounded_channel();
+    scope.detach("netlink-events", Policy::Finite, connection);
+    scope.detach("ended-interfaces", Policy::Finite, async move {
+        while let Some((message, _)) = messages.next().await {
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) =
+                message.payload
+                && tell.send(link.header.index).is_err()
+            {
+                return;
+            }
+        }
+    });
+    Ok(told)
 }
 
 /// Runs `call` inside the network namespace `netns`, on a thread of its own, which ends with it.

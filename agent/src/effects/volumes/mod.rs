@@ -60,20 +60,33 @@ impl Changed {
 
 /// Makes the plan true. A second call with the same plan writes nothing (I14).
 ///
+/// `at_path` is told each path before it is touched: one of them may never answer.
+///
 /// # Errors
 /// The first volume that cannot be made; what was made stays and is found by the next call.
-pub fn ensure(pods_dir: &Path, plan: &VolumePlan) -> Result<Changed, VolumeError> {
+pub fn ensure(
+    pods_dir: &Path,
+    plan: &VolumePlan,
+    at_path: &dyn Fn(&str),
+) -> Result<Changed, VolumeError> {
+    at_path(&plan.pod_dir);
     let pod = open_pod(pods_dir, &plan.pod_dir)?;
     let mut changed = Changed::No;
     for (name, planned) in &plan.volumes {
+        at_path(match &planned.volume {
+            Volume::HostPath { path, .. } => path,
+            _ => &planned.path,
+        });
         changed = changed.or(ensure_volume(&pod, plan, name, planned)?);
     }
+    at_path(&plan.pod_dir);
     for (path, content) in &plan.files {
         changed = changed.or(ensure_file(&pod, path, content).map_err(at(path))?);
     }
     for path in &plan.termination_files {
         changed = changed.or(ensure_empty(&pod, path).map_err(at(path))?);
     }
+    at_path(&plan.log_dir);
     Ok(changed.or(ensure_logs(plan)?))
 }
 

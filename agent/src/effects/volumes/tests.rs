@@ -37,7 +37,7 @@ impl Scratch {
     }
 
     fn ensure(&self, plan: &VolumePlan) -> Changed {
-        ensure(&self.pods, plan).unwrap()
+        ensure(&self.pods, plan, &|_| ()).unwrap()
     }
 }
 
@@ -101,7 +101,7 @@ fn a102_host_path_types_are_checked_and_made() {
     use HostPathKind as K;
     let check = |path: &Path, kind: K, expect: Result<Changed, &str>| {
         let plan = s.plan("host-path", Volume::HostPath { path: text(path), kind });
-        match (ensure(&s.pods, &plan), expect) {
+        match (ensure(&s.pods, &plan, &|_| ()), expect) {
             (Ok(got), Ok(expect)) => assert_eq!(got, expect, "{kind:?}"),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (got, expect) => panic!("{kind:?}: {got:?}, expected {expect:?}"),
@@ -194,7 +194,7 @@ fn cve_3_links_that_a_container_made_in_a_files_volume_lead_nowhere() {
     // The whole volume replaced: refused, because its parent is ours and nobody may do that.
     fs::remove_dir_all(&path).unwrap();
     symlink(&canary, &path).unwrap();
-    assert!(ensure(&s.pods, &plan).is_err());
+    assert!(ensure(&s.pods, &plan, &|_| ()).is_err());
     remove(&s.pods, &s.pod_dir()).unwrap();
     assert_eq!(fs::read_to_string(canary.join("a")).unwrap(), "alive");
 }
@@ -246,7 +246,7 @@ fn f34_a_full_disk_is_a_typed_error_that_says_so() {
     let s = Scratch::new("f34");
     mount::tmpfs(&s.pods, Some(64 << 10), 0o755, false).unwrap();
     let big = "x".repeat(256 << 10);
-    let error = ensure(&s.pods, &s.plan("configmap", files(&[("a", &big)]))).unwrap_err();
+    let error = ensure(&s.pods, &s.plan("configmap", files(&[("a", &big)])), &|_| ()).unwrap_err();
     assert!(error.to_string().contains("the disk is full"), "{error}");
     remove(&s.pods, &s.pod_dir()).unwrap();
     mount::unmount(&s.pods, false).unwrap();
@@ -259,10 +259,13 @@ fn cve_22_paths_outside_the_pod_are_refused() {
         ["/etc", "/", &s.pods.display().to_string(), &format!("{}/../x", s.pods.display())]
     {
         let plan = VolumePlan { pod_dir: pod_dir.to_owned(), ..VolumePlan::default() };
-        assert!(matches!(ensure(&s.pods, &plan), Err(VolumeError::Outside { .. })), "{pod_dir}");
+        assert!(
+            matches!(ensure(&s.pods, &plan, &|_| ()), Err(VolumeError::Outside { .. })),
+            "{pod_dir}"
+        );
         assert!(matches!(remove(&s.pods, pod_dir), Err(VolumeError::Outside { .. })), "{pod_dir}");
     }
     let mut plan = s.plan("empty-dir", Volume::EmptyDir);
     plan.volumes.get_mut("v").unwrap().path = "/etc/x".into();
-    assert!(matches!(ensure(&s.pods, &plan), Err(VolumeError::Outside { .. })));
+    assert!(matches!(ensure(&s.pods, &plan, &|_| ()), Err(VolumeError::Outside { .. })));
 }

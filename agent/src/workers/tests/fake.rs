@@ -47,6 +47,10 @@ pub struct Runtime {
     pub stop_takes_ms: u64,
     /// PodSandboxStatus of this sandbox is never answered.
     pub hangs: Option<String>,
+    /// RunPodSandbox is never answered and makes nothing.
+    pub run_sandbox_hangs: bool,
+    /// Sandboxes whose interface somebody deleted.
+    pub lost_interfaces: std::collections::BTreeSet<String>,
     /// Exit code and output of ExecSync.
     pub exec: (i32, String),
     pub log: Vec<String>,
@@ -190,6 +194,9 @@ impl RuntimeService for Fake {
     ) -> Result<Response<cri::RunPodSandboxResponse>, Status> {
         let lose = self.enter("RunPodSandbox")?;
         let config = request.into_inner().config.unwrap();
+        if self.with(|r| r.run_sandbox_hangs) {
+            return std::future::pending().await;
+        }
         let id = self.with(|r| {
             // Names are reserved, as containerd does it.
             let taken = r.sandboxes.values().any(|s| s.metadata == config.metadata);

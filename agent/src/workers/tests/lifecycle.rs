@@ -14,7 +14,7 @@ use crate::supervise::{Policy, Task};
 use crate::workers::{Programmed, Shared, pods};
 
 /// Runs the daemon's loops; dropping them is its death.
-fn start(shared: &Arc<Shared>) -> Vec<Task> {
+pub(super) fn start(shared: &Arc<Shared>) -> Vec<Task> {
     let scope = shared.scope.clone();
     let (a, b) = (shared.observer.clone(), shared.observer.clone());
     vec![
@@ -28,7 +28,7 @@ fn key() -> ObjectKey {
     ObjectKey::new("ns", "web")
 }
 
-fn pod(uid: &str, more: serde_json::Value) -> Pod {
+pub(super) fn pod(uid: &str, more: serde_json::Value) -> Pod {
     let mut spec = serde_json::json!({
         "hostNetwork": true,
         "terminationGracePeriodSeconds": 3,
@@ -39,7 +39,7 @@ fn pod(uid: &str, more: serde_json::Value) -> Pod {
     serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
 }
 
-fn apply(shared: &Shared, pod: Pod) {
+pub(super) fn apply(shared: &Shared, pod: Pod) {
     shared.store.edit(|world| {
         world.pods.insert(key(), Arc::new(pod));
         world.synced = true;
@@ -47,7 +47,7 @@ fn apply(shared: &Shared, pod: Pod) {
     });
 }
 
-fn delete(shared: &Shared) {
+pub(super) fn delete(shared: &Shared) {
     shared.store.edit(|world| {
         let mut pod = Pod::clone(&world.pods[&key()]);
         pod.metadata.deletion_timestamp = Some(crate::clock::now().to_api());
@@ -56,13 +56,13 @@ fn delete(shared: &Shared) {
     });
 }
 
-fn with_image(name: &str) -> Node {
+pub(super) fn with_image(name: &str) -> Node {
     let node = Node::new(name);
     node.fake.with(|r| r.registry.push("app:1".into()));
     node
 }
 
-fn is_ready(shared: &Shared, uid: &str) -> bool {
+pub(super) fn is_ready(shared: &Shared, uid: &str) -> bool {
     shared.store.snapshot().local.get(&PodUid::new(uid)).is_some_and(|local| local.ready)
 }
 
@@ -88,7 +88,7 @@ fn writes(node: &Node) -> u32 {
     methods.iter().map(|method| node.fake.calls(method)).sum()
 }
 
-fn nothing_left(node: &Node) -> bool {
+pub(super) fn nothing_left(node: &Node) -> bool {
     node.fake.with(|r| r.sandboxes.is_empty() && r.containers.is_empty())
         && node.cgroups.paths.lock().unwrap().is_empty()
         && std::fs::read_dir(node.dir.join("pods")).is_ok_and(|mut dir| dir.next().is_none())

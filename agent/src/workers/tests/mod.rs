@@ -1,6 +1,7 @@
 //! Workers, observer and executors against a runtime in memory.
 
 mod fake;
+mod hanging;
 mod lifecycle;
 mod observing;
 mod probing;
@@ -37,10 +38,16 @@ struct Node {
 #[derive(Default)]
 struct FakeCgroups {
     paths: Mutex<std::collections::BTreeSet<String>>,
+    /// The next `ensure` takes it and waits until its sender is gone.
+    hangs: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
 }
 
 impl Cgroups for FakeCgroups {
     fn ensure(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
+        let hangs = self.hangs.lock().unwrap().take();
+        if let Some(hangs) = hangs {
+            let _ended = hangs.recv();
+        }
         self.paths.lock().unwrap().insert(plan.path.clone());
         Ok(())
     }
@@ -147,6 +154,14 @@ fn shared_of(
         programmed: Programmed::default(),
         sink,
         extra_hosts: Arc::new(|_, _| Vec::new()),
+        interface_lost: {
+            let fake = fake.clone();
+            Arc::new(move |sandbox: &str| {
+                let lost = fake.with(|r| r.lost_interfaces.contains(sandbox));
+                Box::pin(std::future::ready(lost))
+            })
+        },
+        patience: Duration::from_millis(300),
         runtime_name: "fake".into(),
         explanations: Explanations::default(),
     })

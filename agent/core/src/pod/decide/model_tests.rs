@@ -98,6 +98,7 @@ impl Sim {
             volumes_ready: self.volumes,
             leftovers: self.cgroup || self.volumes,
             network_programmed: self.sandboxes.iter().any(|s| s.state == SandboxState::Ready),
+            lost_interfaces: Default::default(),
             network_ready: true,
             probes: BTreeMap::new(),
         };

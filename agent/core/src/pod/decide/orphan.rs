@@ -2,7 +2,8 @@
 //!
 //! The shell asks only when every source has delivered a complete list (A38).
 
-use crate::model::{ContainerState, SandboxState};
+use super::termination::unstarted;
+use crate::model::{ContainerState, SandboxState, Time};
 use crate::pod::action::{Action, CgroupPlan, Decision};
 use crate::pod::memory::step_of;
 use crate::pod::qos::Qos;
@@ -17,7 +18,7 @@ pub fn decide_orphan(orphan: &Orphan<'_>) -> Decision {
         actions: Vec::new(),
         status: orphan_status(),
         memory: orphan.memory.clone(),
-        wake_at: None,
+        wake_at: late_sandbox(orphan),
         why: vec!["no source names this pod: it is being removed".into()],
         probes: Vec::new(),
     };
@@ -52,6 +53,11 @@ fn orphan_status() -> k8s_openapi::api::core::v1::PodStatus {
     }
 }
 
+/// Until then a sandbox that was being made when the pod was deleted may still appear.
+fn late_sandbox(orphan: &Orphan<'_>) -> Option<Time> {
+    orphan.memory.abandoned_until.filter(|until| *until > orphan.now)
+}
+
 fn next(orphan: &Orphan<'_>) -> Vec<Action> {
     let (observed, memory) = (orphan.observed, orphan.memory);
     let mut actions = Vec::new();
@@ -78,6 +84,13 @@ fn next(orphan: &Orphan<'_>) -> Vec<Action> {
     if alive {
         return actions;
     }
+    for container in unstarted(observed, memory) {
+        let (id, name) = (container.id.clone(), container.name.clone());
+        actions.push(Action::RemoveContainer { id, name });
+    }
+    if !actions.is_empty() {
+        return actions;
+    }
     for sandbox in &observed.sandboxes {
         let stopped = sandbox.state == SandboxState::NotReady
             && memory.stopped_sandboxes.contains(&sandbox.id);
@@ -94,7 +107,7 @@ fn next(orphan: &Orphan<'_>) -> Vec<Action> {
     }
     let sandboxes = observed.sandboxes.iter();
     actions.extend(sandboxes.map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() }));
-    if actions.is_empty() {
+    if actions.is_empty() && late_sandbox(orphan).is_none() {
         actions = rest(orphan);
     }
     actions

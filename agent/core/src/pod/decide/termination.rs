@@ -1,8 +1,11 @@
 //! The end of a pod: containers in order, sandbox, what is on disk (A58, A60–A64, F03).
 
 use super::steps::Steps;
-use crate::model::{ContainerState, ObservedContainer, ObservedSandbox, SandboxState, Time};
+use crate::model::{
+    ContainerState, ObservedContainer, ObservedPod, ObservedSandbox, SandboxState, Time,
+};
 use crate::pod::action::Action;
+use crate::pod::memory::{Memory, step_of};
 use crate::pod::visit::Role;
 use crate::pod::{cgroup, paths};
 
@@ -10,12 +13,18 @@ use crate::pod::{cgroup, paths};
 const LEAST_GRACE_S: i64 = 2;
 /// A stop that should be over by then is asked for again.
 const OVERDUE_MS: i64 = 10_000;
+/// Refusals to remove a container that never ran, some seconds, after which its sandbox is stopped
+/// all the same.
+const REFUSALS_MAX: u32 = 3;
 
 /// The pod is being deleted: everything goes, and then the pod itself (A62).
 pub(super) fn delete(steps: &mut Steps<'_>, deadline: Time) {
     steps.facts.ending = true;
     steps.why(format!("the pod is being deleted, grace ends at {deadline}"));
     if !stop_all(steps, Some(deadline), "the pod is being deleted") {
+        return;
+    }
+    if !remove_unstarted(steps) {
         return;
     }
     // The end of every container is in a published status before its record goes (F04).
@@ -33,6 +42,10 @@ pub(super) fn delete(steps: &mut Steps<'_>, deadline: Time) {
     }
     if !observed.containers.is_empty() || !observed.sandboxes.is_empty() {
         return;
+    }
+    if let Some(until) = steps.memory.abandoned_until.filter(|until| *until > steps.now()) {
+        steps.why("a sandbox that was being made when the pod was deleted may still appear");
+        return steps.wake(until);
     }
     let directory = paths::log_dir(input.node, input.key, input.uid);
     if remove_leftovers(steps) && steps.push_in_order([Action::RemoveLogs { directory }]) {
@@ -64,6 +77,37 @@ fn remove_leftovers(steps: &mut Steps<'_>) -> bool {
 fn has_leftovers(steps: &Steps<'_>) -> bool {
     let observed = steps.view.input.observed;
     observed.leftovers || observed.volumes_ready || observed.cgroup_ready
+}
+
+/// Containers that never ran go before their sandbox is stopped. A daemon that died may have asked
+/// for their start, and the runtime may be at it: it refuses then to remove them, while a sandbox
+/// that is stopped under a start leaves containerd's shim process behind (F20). False when that has
+/// to be waited for.
+fn remove_unstarted(steps: &mut Steps<'_>) -> bool {
+    let input = steps.view.input;
+    let mut all = true;
+    for container in unstarted(input.observed, &steps.memory) {
+        let (id, name) = (container.id.clone(), container.name.clone());
+        steps.push(Action::RemoveContainer { id, name });
+        all = false;
+    }
+    all
+}
+
+/// Those in a ready sandbox that the runtime did not refuse to remove too often.
+pub(super) fn unstarted<'a>(
+    observed: &'a ObservedPod,
+    memory: &Memory,
+) -> Vec<&'a ObservedContainer> {
+    let is_ready =
+        |id: &str| observed.sandboxes.iter().any(|s| s.id == id && s.state == SandboxState::Ready);
+    let refused = |container: &ObservedContainer| {
+        let (id, name) = (container.id.clone(), container.name.clone());
+        let step = step_of(&Action::RemoveContainer { id, name });
+        memory.failures.get(&step).is_some_and(|failure| failure.count >= REFUSALS_MAX)
+    };
+    let created = observed.containers.iter().filter(|c| c.state == ContainerState::Created);
+    created.filter(|c| is_ready(&c.sandbox_id) && !refused(c)).collect()
 }
 
 fn is_alive(container: &ObservedContainer) -> bool {
