@@ -13,9 +13,9 @@ use crate::pod::{cgroup, paths};
 const LEAST_GRACE_S: i64 = 2;
 /// A stop that should be over by then is asked for again.
 const OVERDUE_MS: i64 = 10_000;
-/// Refusals to remove a container that never ran, some seconds, after which its sandbox is stopped
+/// Refusals to remove a container that never ran, some 15 s, after which its sandbox is stopped
 /// all the same.
-const REFUSALS_MAX: u32 = 3;
+const REFUSALS_MAX: u32 = 5;
 
 /// The pod is being deleted: everything goes, and then the pod itself (A62).
 pub(super) fn delete(steps: &mut Steps<'_>, deadline: Time) {

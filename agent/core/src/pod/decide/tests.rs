@@ -253,7 +253,7 @@ fn f20_a_container_that_may_be_starting_goes_before_its_sandbox() {
         let (observed, memory, now) = (&case.observed, &case.memory, case.now);
         words(&decide_orphan(&Orphan { key, uid, node, observed, memory, now }))
     };
-    for _ in 0..3 {
+    for _ in 0..5 {
         check(&case, &["remove app"]);
         assert_eq!(orphan(&case), ["remove app"]);
         case.memory.failed(&remove, "container is in starting state", case.now);
