@@ -47,6 +47,26 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
 }
 
+/// Makes `root` in every hierarchy, as whoever sets a node up does for a kubelet with a `cgroupRoot`.
+///
+/// # Errors
+/// No root.
+pub fn make(root: &str) -> std::io::Result<()> {
+    for hierarchy in hierarchies() {
+        let dir = hierarchy.join(root.trim_start_matches('/'));
+        std::fs::create_dir_all(&dir)?;
+        // In v1 a cpuset has no processors at first, and takes no process.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let Ok(value) = std::fs::read_to_string(dir.join(file)) else { continue };
+            let unified = dir.join("cgroup.controllers").exists();
+            if value.trim().is_empty() && !unified {
+                std::fs::write(dir.join(file), std::fs::read(hierarchy.join(file))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Processes below `root`: pid → its innermost cgroup path there (the longest over hierarchies).
 pub fn processes(root: &str) -> BTreeMap<i32, PathBuf> {
     let mut found: BTreeMap<i32, PathBuf> = BTreeMap::new();

@@ -7,6 +7,7 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 
 use crate::ctr::Ctr;
 use crate::netns::Netns;
+use crate::pid::Identity;
 use crate::process::{Child, Run, kill_all, processes, wait_for};
 
 /// Binaries of one containerd and one runc, unpacked somewhere.
@@ -68,7 +69,8 @@ pub struct Containerd {
     runtime: Runtime,
     place: Place,
     child: Child,
-    netns_name: String,
+    netns: Netns,
+    keep: bool,
 }
 
 impl Containerd {
@@ -76,7 +78,7 @@ impl Containerd {
     /// waits until it answers.
     ///
     /// # Errors
-    /// It does not answer in 20 s; the error holds the end of its log.
+    /// It does not answer in 60 s; the error holds the end of its log.
     pub fn start(runtime: &Runtime, place: &Place, netns: &Netns) -> Result<Self> {
         std::fs::create_dir_all(&place.dir)?;
         for dir in [&place.cni_conf_dir, &place.cni_bin_dir] {
@@ -90,16 +92,39 @@ impl Containerd {
             runtime: runtime.clone(),
             place: place.clone(),
             child,
-            netns_name: netns.name().to_owned(),
+            netns: netns.view(),
+            keep: false,
         };
         this.wait_ready()?;
         Ok(this)
     }
 
+    /// One that an earlier program started and kept.
+    pub fn attach(runtime: &Runtime, place: &Place, netns: &Netns, identity: Identity) -> Self {
+        let log = place.dir.join("containerd.log");
+        Self {
+            runtime: runtime.clone(),
+            place: place.clone(),
+            child: Child::attach(identity, &log, "containerd"),
+            netns: netns.view(),
+            keep: false,
+        }
+    }
+
+    /// It goes on when this value is dropped.
+    pub fn keep(&mut self) {
+        self.child.keep();
+        self.keep = true;
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.child.identity()
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let ctr = self.ctr();
         let child = &mut self.child;
-        let ready = wait_for("containerd to answer", 20, || {
+        let ready = wait_for("containerd to answer", 60, || {
             if child.exited()?.is_some() {
                 bail!("containerd ended");
             }
@@ -170,8 +195,7 @@ impl Containerd {
         self.stop_daemon()?;
         let config = self.place.dir.join("containerd.toml");
         let log = self.place.dir.join("containerd.log");
-        let netns = Netns::existing(&self.netns_name);
-        self.child = start(&self.runtime, &config, &log, &netns)?;
+        self.child = start(&self.runtime, &config, &log, &self.netns)?;
         self.wait_ready()
     }
 
@@ -183,6 +207,9 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
         let _ = self.child.stop(5);
         kill_all(self.shims().into_iter().map(|(pid, _)| pid));
     }
@@ -196,6 +223,7 @@ fn start(runtime: &Runtime, config: &Path, log: &Path, netns: &Netns) -> Result<
         .arg("-c")
         .arg(config)
         .env("PATH", format!("{}:{path}", bin_dir.display()))
+        .own_group()
         .start(log)
 }
 

@@ -36,15 +36,24 @@ impl Lab {
         if !nix::unistd::geteuid().is_root() {
             bail!("this test makes network namespaces and cgroups: run it as root");
         }
-        let runtime = Runtime::new(path("LONGSHORE_LAB_RUNTIME")?, path("LONGSHORE_LAB_RUNC")?)?;
-        let images = variable("LONGSHORE_LAB_IMAGES")?;
+        Self::from_variables(&|name| std::env::var(name).ok())
+    }
+
+    /// As [`Lab::from_env`], from what [`Lab::to_env`] gave, wherever it was kept.
+    pub fn from_variables(get: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let runtime = Runtime {
+            bin_dir: path(get, "LONGSHORE_LAB_RUNTIME")?,
+            runc: path(get, "LONGSHORE_LAB_RUNC")?,
+            version: variable(get, "LONGSHORE_LAB_RUNTIME_VERSION")?,
+        };
+        let images = variable(get, "LONGSHORE_LAB_IMAGES")?;
         Ok(Self {
-            longshore: path("LONGSHORE_LAB_BIN")?,
-            workload: path("LONGSHORE_LAB_WORKLOAD")?,
+            longshore: path(get, "LONGSHORE_LAB_BIN")?,
+            workload: path(get, "LONGSHORE_LAB_WORKLOAD")?,
             runtime,
             images: images.split(':').map(PathBuf::from).collect(),
-            dir: path("LONGSHORE_LAB_DIR")?,
-            prefix: std::env::var("LONGSHORE_LAB_PREFIX").unwrap_or_else(|_| "longshore".into()),
+            dir: path(get, "LONGSHORE_LAB_DIR")?,
+            prefix: get("LONGSHORE_LAB_PREFIX").unwrap_or_else(|| "longshore".into()),
         })
     }
 
@@ -57,6 +66,7 @@ impl Lab {
             ("LONGSHORE_LAB_WORKLOAD", text(&self.workload)),
             ("LONGSHORE_LAB_RUNTIME", text(&self.runtime.bin_dir)),
             ("LONGSHORE_LAB_RUNC", text(&self.runtime.runc)),
+            ("LONGSHORE_LAB_RUNTIME_VERSION", self.runtime.version.clone()),
             ("LONGSHORE_LAB_IMAGES", images.join(":")),
             ("LONGSHORE_LAB_DIR", text(&self.dir)),
             ("LONGSHORE_LAB_PREFIX", self.prefix.clone()),
@@ -64,11 +74,12 @@ impl Lab {
     }
 }
 
-fn variable(name: &str) -> Result<String> {
-    std::env::var(name)
+/// One of the variables that say where things are.
+pub(crate) fn variable(get: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<String> {
+    get(name)
         .with_context(|| format!("{name} is not set: start this test with `cargo xtask test e2e`"))
 }
 
-fn path(name: &str) -> Result<PathBuf> {
-    variable(name).map(PathBuf::from)
+pub(crate) fn path(get: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<PathBuf> {
+    variable(get, name).map(PathBuf::from)
 }

@@ -1,13 +1,74 @@
 //! What a machine holds because of a node, as sets, so that before and after can be compared (I3).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::cgroup;
+use crate::cluster::ClusterNode;
+use crate::containerd::Containerd;
+use crate::netns::Netns;
 use crate::node::Node;
 use crate::process::Run;
+
+/// What a snapshot asks a node for.
+pub trait Ground {
+    /// Everything of the node is below it.
+    fn dir(&self) -> PathBuf;
+    /// Those that the daemon writes.
+    fn own_dirs(&self) -> Vec<PathBuf>;
+    fn netns(&self) -> &Netns;
+    fn cgroup_root(&self) -> String;
+    fn containerd(&self) -> &Containerd;
+    /// `longshore maps dump`
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    fn maps(&self) -> Result<String>;
+}
+
+impl Ground for Node {
+    fn dir(&self) -> PathBuf {
+        Self::dir(self).clone()
+    }
+    fn own_dirs(&self) -> Vec<PathBuf> {
+        vec![self.state_dir()]
+    }
+    fn netns(&self) -> &Netns {
+        Self::netns(self)
+    }
+    fn cgroup_root(&self) -> String {
+        Self::cgroup_root(self)
+    }
+    fn containerd(&self) -> &Containerd {
+        Self::containerd(self)
+    }
+    fn maps(&self) -> Result<String> {
+        Self::maps(self)
+    }
+}
+
+impl Ground for ClusterNode {
+    fn dir(&self) -> PathBuf {
+        Self::dir(self)
+    }
+    fn own_dirs(&self) -> Vec<PathBuf> {
+        vec![self.state_dir(), self.root_dir(), self.pod_logs_dir()]
+    }
+    fn netns(&self) -> &Netns {
+        Self::netns(self)
+    }
+    fn cgroup_root(&self) -> String {
+        Self::cgroup_root(self)
+    }
+    fn containerd(&self) -> &Containerd {
+        Self::containerd(self)
+    }
+    fn maps(&self) -> Result<String> {
+        self.longshore("maps dump").check()
+    }
+}
 
 /// By kind of thing. Two snapshots of the same desired state are equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -18,7 +79,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// A tool that lists things is missing.
-    pub fn take(node: &Node) -> Result<Self> {
+    pub fn take(node: &impl Ground) -> Result<Self> {
         let mut sets = BTreeMap::new();
         let dir = node.dir().display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
@@ -59,10 +120,10 @@ impl Snapshot {
         sets.insert("shim", shims.filter(|line| !forgotten.contains(line)).collect());
         sets.insert(
             "container",
-            lines(&node.ctr().run().args(["containers", "ls", "-q"]).check()?),
+            lines(&node.containerd().ctr().run().args(["containers", "ls", "-q"]).check()?),
         );
         let mut files = BTreeSet::new();
-        walk(&node.state_dir(), &mut files);
+        node.own_dirs().iter().for_each(|dir| walk(dir, &mut files));
         sets.insert("file, pin or pod directory", files);
         sets.insert("map entry", node.maps().map(|text| lines(&text)).unwrap_or_default());
         Ok(Self(sets))
@@ -92,7 +153,7 @@ fn links(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn nft(node: &Node) -> Result<String> {
+fn nft(node: &impl Ground) -> Result<String> {
     let run: Run = node.netns().run("nft").args(["-s", "list", "ruleset"]);
     run.check()
 }

@@ -5,6 +5,7 @@
 //! Deliberately absent: any code of the product. The daemon is only its command line.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod containerd;
 #[cfg(feature = "cri")]
 pub mod cri;
@@ -13,4 +14,5 @@ pub mod lab;
 pub mod leak;
 pub mod netns;
 pub mod node;
+pub mod pid;
 pub mod process;

@@ -12,6 +12,8 @@ use crate::process::Run;
 pub struct Netns {
     name: String,
     keep: bool,
+    /// A process whose mount namespace programs enter as well.
+    mounts_of: Option<i32>,
 }
 
 impl Netns {
@@ -20,7 +22,7 @@ impl Netns {
     /// # Errors
     /// No root, or iproute2 is missing.
     pub fn new(name: &str) -> Result<Self> {
-        let netns = Self { name: name.to_owned(), keep: false };
+        let netns = Self { name: name.to_owned(), keep: false, mounts_of: None };
         if netns.path().exists() {
             netns.delete()?;
         }
@@ -31,7 +33,22 @@ impl Netns {
 
     /// One that another run made and kept; it is not removed on drop.
     pub fn existing(name: &str) -> Self {
-        Self { name: name.to_owned(), keep: true }
+        Self { name: name.to_owned(), keep: true, mounts_of: None }
+    }
+
+    /// One that another run made and kept; from now on it is this value's to remove.
+    pub fn owned(name: &str) -> Self {
+        Self { name: name.to_owned(), keep: false, mounts_of: None }
+    }
+
+    /// The same namespace, not removed when the value is dropped.
+    pub fn view(&self) -> Self {
+        Self { name: self.name.clone(), keep: true, mounts_of: self.mounts_of }
+    }
+
+    /// From now on programs also enter the mount namespace of a process.
+    pub fn with_mounts_of(&mut self, pid: i32) {
+        self.mounts_of = Some(pid);
     }
 
     pub fn name(&self) -> &str {
@@ -56,9 +73,18 @@ impl Netns {
         self.run("ip").words(words).check()
     }
 
-    /// A program inside it, still in this machine's mount and cgroup namespaces.
+    /// A program inside it, still in this machine's cgroup namespace, and in its mount namespace
+    /// unless [`Netns::with_mounts_of`] was said.
     pub fn run(&self, program: &str) -> Run {
-        Run::new("nsenter").arg(format!("--net={}", self.path().display())).arg(program)
+        let run = Run::new("nsenter").args(self.enter());
+        run.arg(program)
+    }
+
+    /// The arguments of `nsenter`.
+    pub fn enter(&self) -> Vec<String> {
+        let mut args = vec![format!("--net={}", self.path().display())];
+        args.extend(self.mounts_of.map(|pid| format!("--mount=/proc/{pid}/ns/mnt")));
+        args
     }
 
     /// A veth pair from here to `peer`: device `device` with `address` here, `peer_device` with
@@ -86,7 +112,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if !self.keep {
+        if !self.keep && self.path().exists() {
             let _ = self.delete();
         }
     }

@@ -2,14 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::pid::Identity;
 
 /// What a program printed and how it ended.
 #[derive(Clone, Debug)]
@@ -73,6 +77,32 @@ impl Run {
         self
     }
 
+    /// Text on its standard input.
+    ///
+    /// # Errors
+    /// No temporary file can be made.
+    pub fn input(mut self, text: &str) -> Result<Self> {
+        let mut file = tempfile()?;
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        self.command.stdin(file);
+        Ok(self)
+    }
+
+    /// Our own terminal, and its exit code: for a person's command.
+    pub fn interactive(mut self) -> Result<Option<i32>> {
+        self.command.stdin(Stdio::inherit());
+        let status =
+            self.command.status().with_context(|| format!("cannot start `{}`", self.line))?;
+        Ok(status.code())
+    }
+
+    /// A process group of its own: ^C in the terminal is not for it.
+    pub fn own_group(mut self) -> Self {
+        self.command.process_group(0);
+        self
+    }
+
     /// The command line as a person would type it.
     pub fn line(&self) -> &str {
         &self.line
@@ -129,8 +159,21 @@ impl Run {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start `{}`", self.line))?;
-        Ok(Child { child, log: log.to_owned(), line: self.line })
+        let pid = child.id().cast_signed();
+        // Not reaped before the first look at it, so that it still has a number here.
+        let identity = Identity::of(pid).with_context(|| format!("`{}` is gone", self.line))?;
+        Ok(Child { identity, own: Some(child), keep: false, log: log.to_owned(), line: self.line })
     }
+}
+
+/// A file without a name.
+fn tempfile() -> Result<File> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("longshore-{}-{number}", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
 }
 
 type Reader = Option<std::thread::JoinHandle<String>>;
@@ -149,16 +192,38 @@ fn join(reader: Reader) -> String {
     reader.and_then(|thread| thread.join().ok()).unwrap_or_default()
 }
 
-/// A running program. Dropping it kills it: a test that fails leaves nothing behind.
+/// A running program. Dropping it kills it, unless kept: a test that fails leaves nothing behind.
 pub struct Child {
-    child: std::process::Child,
+    identity: Identity,
+    /// `None`: another program started it, and only it learns the exit code.
+    own: Option<std::process::Child>,
+    keep: bool,
     log: PathBuf,
     line: String,
 }
 
 impl Child {
+    /// One that an earlier program started and kept. It is never confused with another process
+    /// that has got its number since.
+    pub fn attach(identity: Identity, log: &Path, line: &str) -> Self {
+        Self { identity, own: None, keep: false, log: log.to_owned(), line: line.to_owned() }
+    }
+
+    /// It goes on when this value is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    pub fn kept(&self) -> bool {
+        self.keep
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.identity.pid
     }
 
     pub fn line(&self) -> &str {
@@ -170,13 +235,21 @@ impl Child {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// `None` while it runs.
+    /// `None` while it runs. `Some(None)`: ended by a signal, or somebody else's to ask.
     pub fn exited(&mut self) -> Result<Option<Option<i32>>> {
-        Ok(self.child.try_wait()?.map(|status| status.code()))
+        match &mut self.own {
+            Some(child) => Ok(child.try_wait()?.map(|status| status.code())),
+            None => Ok((!self.identity.alive()).then_some(None)),
+        }
     }
 
+    /// # Errors
+    /// It has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.pid()), signal)?)
+        if !self.identity.signal(signal) {
+            bail!("`{}` has ended", self.line);
+        }
+        Ok(())
     }
 
     /// Waits for the end; gives the exit code.
@@ -198,7 +271,8 @@ impl Child {
         if let Some(code) = self.exited()? {
             return Ok(code);
         }
-        self.signal(Signal::SIGTERM)?;
+        // It may end between the question and the signal: then waiting is enough.
+        self.identity.signal(Signal::SIGTERM);
         if let Ok(code) = self.wait(grace_s) {
             return Ok(code);
         }
@@ -208,16 +282,25 @@ impl Child {
 
     /// `kill -9` and the reaping of it.
     pub fn kill9(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
+        match &mut self.own {
+            Some(child) => {
+                child.kill()?;
+                child.wait()?;
+                Ok(())
+            }
+            None => {
+                self.identity.signal(Signal::SIGKILL);
+                self.wait(10).map(drop)
+            }
+        }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.keep {
+            let _ = self.kill9();
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{paths, sh};
 
-const BINARY: &str = "bin/longshore-workload";
+/// Where the workload is in an image.
+pub const BINARY: &str = "bin/longshore-workload";
 
 /// Builds the workload and the tars, unless the cache has them for this binary.
 ///
@@ -24,7 +25,7 @@ pub fn build() -> Result<Vec<PathBuf>> {
     let key = &sha256(&[&binary, include_bytes!("images.rs") as &[u8]].concat())[..16];
     let dir = paths::cache()?.join(format!("images-{key}"));
     std::fs::create_dir_all(&dir)?;
-    let layer = layer(&binary)?;
+    let layer = layer(&[(BINARY, &binary)], &[])?;
     let mut tars = Vec::new();
     for (name, file, entry_point) in [
         (PAUSE_IMAGE, "pause.tar", vec!["/bin/longshore-workload", "pause"]),
@@ -32,17 +33,22 @@ pub fn build() -> Result<Vec<PathBuf>> {
     ] {
         let path = dir.join(file);
         if !path.exists() {
-            // Complete or not there: a killed run must not leave half an image.
-            let part = dir.join(format!("{file}.part"));
-            std::fs::write(&part, image(name, &layer, &entry_point)?)?;
-            std::fs::rename(&part, &path)?;
+            write(&path, &image(name, &layer, &entry_point, &[])?)?;
         }
         tars.push(path);
     }
     Ok(tars)
 }
 
-fn build_workload() -> Result<PathBuf> {
+/// Complete or not there: a killed run must not leave half an image.
+pub fn write(path: &Path, image: &[u8]) -> Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, image)?;
+    Ok(std::fs::rename(&part, path)?)
+}
+
+/// The pods' program, for the host's own libc linked statically.
+pub fn build_workload() -> Result<PathBuf> {
     let host = host_triple()?;
     let target_dir = paths::target().join("workload");
     let mut command = sh::cargo("build --quiet --package longshore-workload --profile workload")?;
@@ -63,8 +69,9 @@ fn host_triple() -> Result<String> {
         .context("rustc names no host")
 }
 
-/// The root file system: the binary, users, and the places that a runtime mounts over.
-fn layer(binary: &[u8]) -> Result<Vec<u8>> {
+/// The root file system: programs (path and bytes), links (path and target), users, and the places
+/// that a runtime mounts over.
+pub fn layer(programs: &[(&str, &[u8])], links: &[(String, &str)]) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     for (dir, mode) in [
         ("bin", 0o755),
@@ -81,8 +88,15 @@ fn layer(binary: &[u8]) -> Result<Vec<u8>> {
     }
     let passwd = "root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n";
     let group = "root:x:0:\nnobody:x:65534:\n";
+    for (path, data) in programs {
+        tar.append_data(&mut header(data.len(), 0o755), path, *data)?;
+    }
+    for (path, target) in links {
+        let mut header = header(0, 0o777);
+        header.set_entry_type(tar::EntryType::Symlink);
+        tar.append_link(&mut header, path, target)?;
+    }
     for (path, data, mode) in [
-        (BINARY, binary, 0o755),
         ("etc/passwd", passwd.as_bytes(), 0o644),
         ("etc/group", group.as_bytes(), 0o644),
         ("etc/hosts", b"127.0.0.1 localhost\n", 0o644),
@@ -103,11 +117,16 @@ fn header(length: usize, mode: u32) -> tar::Header {
 }
 
 /// An OCI image layout with one manifest, named so that containerd imports it under `name`.
-fn image(name: &str, layer: &[u8], entry_point: &[&str]) -> Result<Vec<u8>> {
+pub fn image(name: &str, layer: &[u8], entry_point: &[&str], command: &[&str]) -> Result<Vec<u8>> {
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Entrypoint": entry_point, "Env": ["PATH=/bin"], "WorkingDir": "/" },
+        "config": {
+            "Entrypoint": entry_point,
+            "Cmd": command,
+            "Env": ["PATH=/bin"],
+            "WorkingDir": "/",
+        },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha256(layer))] },
     });
     let config = config.to_string().into_bytes();
@@ -155,7 +174,8 @@ fn architecture() -> &'static str {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// In hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -172,20 +192,22 @@ pub fn lab(
         runtime,
         images: build()?,
         dir: paths::lab()?,
-        prefix: format!("{kind}{}", &sha256(paths::root().as_os_str().as_encoded_bytes())[..3]),
+        prefix: prefix(kind),
     })
+}
+
+/// What names of a kind of lab begin with in this checkout.
+pub fn prefix(kind: &str) -> String {
+    format!("{kind}{}", &sha256(paths::root().as_os_str().as_encoded_bytes())[..3])
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn an_image_is_the_same_bytes_each_time() {
-        let layer = super::layer(b"binary").unwrap();
-        let one = super::image("localhost/x:1", &layer, &["/x"]).unwrap();
-        assert_eq!(
-            one,
-            super::image("localhost/x:1", &super::layer(b"binary").unwrap(), &["/x"]).unwrap()
-        );
-        assert_ne!(one, super::image("localhost/y:1", &layer, &["/x"]).unwrap());
+        let layer = || super::layer(&[("x", b"binary")], &[("bin/y".to_owned(), "/x")]).unwrap();
+        let image = |name: &str| super::image(name, &layer(), &["/x"], &["y"]).unwrap();
+        assert_eq!(image("localhost/x:1"), image("localhost/x:1"));
+        assert_ne!(image("localhost/x:1"), image("localhost/y:1"));
     }
 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use longshore_tests::cluster::{Cluster, ClusterOptions};
 use longshore_tests::lab::Lab;
 
-use crate::{build, demo, images, lint, setup, sh};
+use crate::{build, demo, images, lab, lint, setup, sh};
 
 /// Tests that a lane ran.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,7 +31,7 @@ struct Lane {
 }
 
 /// In the order in which a mistake is found soonest.
-const LANES: [Lane; 7] = [
+const LANES: [Lane; 8] = [
     Lane { name: "lint", run: |_| step(lint::all()) },
     Lane {
         name: "tidy",
@@ -55,6 +56,7 @@ const LANES: [Lane; 7] = [
             e2e(&runtime, choice.filter)
         },
     },
+    Lane { name: "cluster", run: |choice| cluster(choice.filter) },
     Lane {
         name: "demo",
         run: |_| {
@@ -65,6 +67,9 @@ const LANES: [Lane; 7] = [
         },
     },
 ];
+
+/// Lanes that `make test` leaves to `make test-all`.
+const ON_REQUEST: [&str; 1] = ["cluster"];
 
 /// A lane's line in the table.
 pub struct Line {
@@ -82,7 +87,10 @@ pub fn run(names: &[String], choice: Choice<'_>) -> Result<bool> {
         let known: Vec<&str> = LANES.iter().map(|lane| lane.name).collect();
         bail!("there is no lane {unknown}; lanes are {}", known.join(", "));
     }
-    let wanted = |lane: &&Lane| names.is_empty() || names.iter().any(|name| name == lane.name);
+    let wanted = |lane: &&Lane| match names {
+        [] => !ON_REQUEST.contains(&lane.name),
+        _ => names.iter().any(|name| name == lane.name),
+    };
     let mut lines = Vec::new();
     for lane in LANES.iter().filter(wanted) {
         println!("\n=== {}", lane.name);
@@ -174,6 +182,46 @@ pub fn e2e(runtime: &longshore_tests::containerd::Runtime, filter: Option<&str>)
         filter,
         &lab.to_env(),
     )
+}
+
+/// The node role with a real control plane. Tests that need nothing of their own share a cluster,
+/// which stays for the next one; it is ended here, and whatever else is still up is a failure.
+fn cluster(filter: Option<&str>) -> Result<Count> {
+    let options = lab::for_tests(&build::quick()?)?;
+    println!("containerd {}", options.lab.runtime.version);
+    let mut env = options.lab.to_env();
+    env.extend(options.parts.to_env());
+    let count =
+        cargo_test("test --quiet --locked --package longshore-tests --test cluster", filter, &env);
+    let left = end_clusters(&options);
+    let mut count = count?;
+    if let Err(error) = left {
+        println!("after the tests: {error:#}");
+        count.failed += 1;
+    }
+    Ok(count)
+}
+
+/// Ends the clusters that the tests left; wants only the shared one, and nothing left of it.
+fn end_clusters(options: &ClusterOptions) -> Result<()> {
+    let shared = options.dir();
+    let prefix = format!("{}-", options.lab.prefix);
+    let mut unexpected = Vec::new();
+    for entry in std::fs::read_dir(&options.lab.dir)?.flatten() {
+        let dir = entry.path();
+        let own = entry.file_name().to_string_lossy().starts_with(&prefix);
+        // Without it, it is the logs of one that failed.
+        if own && dir.join("state").exists() {
+            Cluster::attach(&dir)?.down()?;
+            if dir != shared {
+                unexpected.push(dir.display().to_string());
+            }
+        }
+    }
+    if !unexpected.is_empty() {
+        bail!("a test left its cluster up: {}", unexpected.join(", "));
+    }
+    Ok(())
 }
 
 fn cargo_test(words: &str, filter: Option<&str>, env: &[(&str, String)]) -> Result<Count> {

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod images;
+mod lab;
 mod lanes;
 mod lint;
 mod paths;
@@ -72,6 +73,9 @@ enum Command {
     Tidy,
     /// Build the workload and the image tars; prints their paths.
     Images,
+    /// A real control plane and nodes on this machine, in namespaces of their own.
+    #[command(subcommand)]
+    Lab(lab::Command),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +104,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo { keep } => demo::run(keep),
         Command::Bench { quick } => bench::run(quick),
         Command::Tidy => tidy::print(),
+        Command::Lab(command) => lab::run(command),
         Command::Images => {
             for tar in images::build()? {
                 println!("{}", tar.display());

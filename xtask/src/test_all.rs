@@ -13,7 +13,7 @@ use longshore_tests::process::Run;
 use crate::lanes::{self, Choice, Count, Line};
 use crate::{paths, record, setup, sh};
 
-const PARTS: [&str; 5] = ["test", "deny", "containerd", "debian-12", "debian-13"];
+const PARTS: [&str; 6] = ["test", "deny", "cluster", "containerd", "debian-12", "debian-13"];
 /// Debian's name and number of the releases that a newcomer may have.
 const RELEASES: [(&str, &str); 2] = [("debian-12", "bookworm"), ("debian-13", "trixie")];
 
@@ -32,6 +32,12 @@ pub fn run(names: &[String]) -> Result<bool> {
     }
     if wanted("deny") {
         lines.push(lanes::timed("deny", || lanes::step(deny())));
+    }
+    if wanted("cluster") {
+        let cluster = ["cluster".to_owned()];
+        lines.push(lanes::timed("cluster", || {
+            lanes::step(passed(lanes::run(&cluster, Choice::default())?))
+        }));
     }
     if wanted("containerd") {
         for (release, version) in setup::runtime::MATRIX {

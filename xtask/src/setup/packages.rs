@@ -18,6 +18,20 @@ pub const NODE_TOOLS: [Tool; 4] = [
     ("mount", "mount", "mounts volumes and bpffs"),
 ];
 
+/// For a control plane around the nodes.
+pub const CLUSTER_TOOLS: [Tool; 2] = [
+    ("openssl", "openssl", "makes the lab's certificates"),
+    ("unshare", "util-linux", "keeps a kubelet from this machine's sysctls"),
+];
+
+/// For the test of deploy/systemd: the program, never a running systemd.
+pub const UNIT_TOOLS: [Tool; 1] =
+    [("systemd-analyze", "systemd", "checks deploy/systemd/longshore.service")];
+
+/// For kube-proxy in iptables mode, and for the portmap plugin.
+pub const IPTABLES_TOOLS: [Tool; 1] =
+    [("iptables", "iptables", "is what kube-proxy programs in its iptables mode")];
+
 /// For the newcomer proof of `test-all`.
 pub const FRESH_TOOLS: [Tool; 1] = [("debootstrap", "debootstrap", "makes a fresh Debian")];
 

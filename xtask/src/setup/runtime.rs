@@ -59,7 +59,7 @@ pub fn ensure_cni_plugins() -> Result<PathBuf> {
 }
 
 /// Downloads packages of the machine's own release and unpacks them into `dir`.
-fn download(names: &[&str], dir: &Path) -> Result<()> {
+pub fn download(names: &[&str], dir: &Path) -> Result<()> {
     let debs = dir.join("debs");
     std::fs::create_dir_all(&debs)?;
     let get = || Run::new("apt-get").arg("download").args(names).dir(&debs).limit_s(300).check();

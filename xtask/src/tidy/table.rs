@@ -40,9 +40,11 @@ const ROOMS: [Room; 32] = [
     room("agent::tls", &[]),
     room(
         "agent::world",
+        // Which objects a pod names decides what is watched.
         &[
             "core::model",
             "core::config",
+            "core::pod",
             "core::standalone",
             "agent::clock",
             "agent::supervise",
