@@ -9,6 +9,7 @@ pub mod config;
 pub mod image;
 pub mod model;
 pub mod net;
+pub mod node;
 pub mod oracle;
 pub mod pod;
 pub mod policy;

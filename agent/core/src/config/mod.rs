@@ -3,8 +3,13 @@
 //! Deliberately absent: files and flags (the shell's), and silence: a field that is set and not
 //! read is a [`Problem`], an error where ignoring it would weaken isolation.
 
+mod node;
 mod parse;
 
+pub use node::{
+    Authentication, Authorization, AuthorizationMode, NodeConfig, ServerConfig, Signal, Threshold,
+    TlsVersion, default_eviction_hard,
+};
 pub use parse::parse;
 
 use std::net::IpAddr;
@@ -43,6 +48,8 @@ pub struct KubeletConfig {
     pub max_container_restart_period_ms: i64,
     /// Do not set `memory.oom.group` (A148).
     pub single_process_oom_kill: bool,
+    /// What only the node role reads.
+    pub node: NodeConfig,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +79,7 @@ impl Default for KubeletConfig {
             allowed_unsafe_sysctls: Vec::new(),
             max_container_restart_period_ms: 300_000,
             single_process_oom_kill: false,
+            node: NodeConfig::default(),
         }
     }
 }

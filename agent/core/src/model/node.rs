@@ -13,7 +13,6 @@ pub struct NodeView {
     /// Every address on the node's interfaces but loopback: packets from and to these are the node's.
     pub addresses: Vec<IpAddr>,
     pub zone: String,
-    pub pod_cidr: IpNet,
     pub service_cidr: IpNet,
     /// `clusterDNS`; empty: ClusterFirst falls back to Default (A197).
     pub cluster_dns: Vec<IpAddr>,

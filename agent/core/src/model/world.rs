@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use imbl::{OrdMap, OrdSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::{LocalPod, ObjectKey, PodUid};
+use super::token::{Token, TokenRequest};
+use super::{Kind, LocalPod, ObjectKey, PodUid};
 
 /// A snapshot. Cloning shares everything: maps are persistent and objects are behind `Arc`, so one
 /// event costs O(log n) whatever the size of the cluster.
@@ -29,6 +30,16 @@ pub struct World {
     pub namespaces: OrdMap<ObjectKey, Arc<Namespace>>,
     pub config_maps: OrdMap<ObjectKey, Arc<ConfigMap>>,
     pub secrets: OrdMap<ObjectKey, Arc<Secret>>,
+    /// By name; `namespace` of the key is empty. This node, and for routes and masquerade the
+    /// others. Empty when there is no control plane.
+    pub nodes: OrdMap<ObjectKey, Arc<Node>>,
+    /// Copies of this node's static pods that the API server has (A31); never pods to run.
+    pub mirrors: OrdMap<ObjectKey, Arc<Pod>>,
+    /// Tokens that this node's pods asked for (A106), as the API server issued them.
+    pub tokens: OrdMap<TokenRequest, Arc<Token>>,
+    /// ConfigMaps and Secrets of which it is known whether they exist. `None`: all of them, because
+    /// the source always delivers everything (files).
+    pub known: Option<OrdSet<(Kind, ObjectKey)>>,
     /// What this node knows first of its own pods: address, interface, readiness.
     pub local: OrdMap<PodUid, Arc<LocalPod>>,
 }
@@ -43,6 +54,11 @@ pub enum Change {
     Namespace(ObjectKey),
     ConfigMap(ObjectKey),
     Secret(ObjectKey),
+    Node(ObjectKey),
+    /// [`World::mirrors`] at this key.
+    Mirror(ObjectKey),
+    /// [`World::tokens`] of this pod.
+    Token(PodUid),
     /// [`World::local`] of this pod.
     Local(PodUid),
     /// [`World::synced`] became true.
@@ -50,6 +66,11 @@ pub enum Change {
 }
 
 impl World {
+    /// Whether it is known if this object exists: its absence from the maps means that it does not.
+    pub fn is_known(&self, kind: Kind, key: &ObjectKey) -> bool {
+        self.known.as_ref().is_none_or(|known| known.contains(&(kind, key.clone())))
+    }
+
     /// The pod of `key`, if its UID is `uid`.
     pub fn pod_of(&self, key: &ObjectKey, uid: &PodUid) -> Option<&Arc<Pod>> {
         self.pods.get(key).filter(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))

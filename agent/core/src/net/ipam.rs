@@ -170,6 +170,11 @@ impl Ipam {
             .collect()
     }
 
+    /// The range of a stored state.
+    pub fn range_of(state: &Value) -> Option<Ipv4Net> {
+        serde_json::from_value(state.get("range")?.clone()).ok()
+    }
+
     /// What [`restore`](Self::restore) reads.
     pub fn to_state(&self) -> Value {
         let stored = Stored {

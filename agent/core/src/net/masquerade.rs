@@ -1,7 +1,5 @@
 //! What leaves the cluster under the node's address.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
 
 use super::interface::HOST_PREFIX;
@@ -13,8 +11,8 @@ pub struct Masquerade {
     pub table: String,
     /// Sources that are masqueraded.
     pub from: IpNet,
-    /// Destinations that see the pod's own address.
-    pub not_to: BTreeSet<IpNet>,
+    /// Destinations that see the pod's own address; no two overlap.
+    pub not_to: Vec<IpNet>,
     /// Name prefix of the devices behind which pods are: nothing is masqueraded on its way there.
     pub not_out: String,
     /// Source ports at random (`fully-random`, B33): no two flows race for one port.
@@ -26,11 +24,11 @@ pub struct Masquerade {
 pub fn masquerade(pod_cidr: IpNet, cluster: impl IntoIterator<Item = IpNet>) -> Masquerade {
     let from = pod_cidr.trunc();
     let same_family = |net: &IpNet| net.addr().is_ipv4() == from.addr().is_ipv4();
-    let not_to = cluster.into_iter().map(|net| net.trunc()).filter(same_family);
+    let not_to = cluster.into_iter().map(|net| net.trunc()).filter(same_family).chain([from]);
     Masquerade {
         table: "longshore".to_owned(),
         from,
-        not_to: not_to.chain([from]).collect(),
+        not_to: IpNet::aggregate(&not_to.collect()),
         not_out: HOST_PREFIX.to_owned(),
         fully_random: true,
     }
@@ -45,6 +43,9 @@ mod tests {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let plan = masquerade(net("10.0.0.1/24"), [net("10.96.0.0/16"), net("fd00::/8")]);
         assert_eq!(plan.from, net("10.0.0.0/24"));
-        assert_eq!(plan.not_to, [net("10.0.0.0/24"), net("10.96.0.0/16")].into());
+        assert_eq!(plan.not_to, [net("10.0.0.0/24"), net("10.96.0.0/16")]);
+        // One of a cluster's nodes: its range is part of the cluster's.
+        let plan = masquerade(net("10.0.1.0/24"), [net("10.0.0.0/16"), net("192.0.2.1/32")]);
+        assert_eq!(plan.not_to, [net("10.0.0.0/16"), net("192.0.2.1/32")]);
     }
 }

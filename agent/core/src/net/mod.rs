@@ -6,7 +6,9 @@
 pub mod interface;
 pub mod ipam;
 pub mod masquerade;
+pub mod routes;
 
 pub use interface::{InterfacePlan, Neighbour, Route, interface_plan, pod_mtu};
 pub use ipam::{COOL_DOWN_MS, Full, Ipam, Lease, Restored};
 pub use masquerade::{Masquerade, masquerade};
+pub use routes::{NodeNetwork, Routes, node_network};

@@ -180,6 +180,8 @@ pub enum HostPathKind {
 pub struct FileContent {
     pub data: Vec<u8>,
     pub mode: u32,
+    /// `None`: the daemon's own user.
+    pub uid: Option<u32>,
 }
 
 impl std::fmt::Debug for FileContent {

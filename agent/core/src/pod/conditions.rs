@@ -25,8 +25,7 @@ pub fn build(
     init: &[ContainerStatus],
     app: &[ContainerStatus],
 ) -> Vec<PodCondition> {
-    let previous = view.input.previous.and_then(|status| status.conditions.as_deref());
-    let mut conditions: Vec<PodCondition> = previous.unwrap_or_default().to_vec();
+    let mut conditions = known(view);
     let containers_ready = containers_ready(phase, view, init, app);
     let ready = ready(view, &conditions, &containers_ready);
     let sandbox = match view.sandbox() {
@@ -42,6 +41,24 @@ pub fn build(
         [sandbox, initialized(view, phase, init), ready, containers_ready, yes("PodScheduled")]
     {
         set(view, &mut conditions, verdict);
+    }
+    conditions
+}
+
+/// Types that the node writes; all others belong to who wrote them (A65).
+pub const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// The node's own of the last status, and those of others as the source of the pod has them now;
+/// as they were last seen while it does not say.
+fn known(view: &View<'_>) -> Vec<PodCondition> {
+    let previous = view.input.previous.and_then(|status| status.conditions.as_deref());
+    let mut conditions: Vec<PodCondition> = previous.unwrap_or_default().to_vec();
+    let told = view.input.pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    if let Some(told) = told {
+        conditions.retain(|condition| OWNED.contains(&condition.type_.as_str()));
+        let foreign = told.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str()));
+        conditions.extend(foreign.cloned());
     }
     conditions
 }

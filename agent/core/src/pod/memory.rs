@@ -46,6 +46,8 @@ pub struct Memory {
     pub(super) cgroup: Option<CgroupPlan>,
     /// Events that were told, by subject: not told again until the text changes.
     pub(super) said: BTreeMap<String, String>,
+    /// Since when an input is not known (A124).
+    pub(super) unknown_since: Option<Time>,
     /// `crashLoopBackOff.maxContainerRestartPeriod`, for [`Memory::done`].
     pub(super) longest_crash_wait_ms: i64,
 }

@@ -15,6 +15,7 @@ pub mod admit;
 pub mod backoff;
 pub mod cgroup;
 pub mod conditions;
+pub mod credentials;
 pub mod decide;
 pub mod dns;
 pub mod env;
@@ -22,21 +23,27 @@ pub mod expand;
 pub mod fields;
 pub mod hosts;
 pub mod image_name;
+pub mod inputs;
 pub mod memory;
+pub mod mirror;
 pub mod paths;
 pub mod probe;
 pub mod qos;
+pub mod references;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tokens;
 pub mod translate;
 pub mod unsupported;
+pub mod upload;
 pub mod view;
 pub mod visit;
 pub mod volumes;
 
 pub use decide::{decide, decide_orphan};
 pub use memory::Memory;
+pub use references::References;
 
 /// All that a decision about one pod looks at.
 #[derive(Clone, Copy)]

@@ -65,7 +65,6 @@ impl Visitor<'_> {
         self.absent(some(&spec.resource_claims), "spec.resourceClaims");
         self.absent(some(&spec.ephemeral_containers), "spec.ephemeralContainers");
         self.absent(some(&spec.scheduling_gates), "spec.schedulingGates");
-        self.absent(some(&spec.image_pull_secrets), "spec.imagePullSecrets");
         self.absent(spec.hostname_override.is_some(), "spec.hostnameOverride");
         if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
             self.invalid("spec.terminationGracePeriodSeconds", "is negative");
@@ -165,8 +164,9 @@ impl Visitor<'_> {
             self.absent(source.default_user.is_some(), &format!("{place}.projected.defaultUser"));
             for (i, part) in source.sources.iter().flatten().enumerate() {
                 let at = format!("{place}.projected.sources[{i}]");
+                // Only an API server issues tokens; files alone say everything that they know.
                 self.absent(
-                    part.service_account_token.is_some(),
+                    part.service_account_token.is_some() && self.input.world.known.is_none(),
                     &format!("{at}.serviceAccountToken"),
                 );
                 self.absent(
@@ -376,6 +376,15 @@ mod tests {
         ] {
             check(&format!("{{containers: [{{name: a}}], {text}}}"), &[&format!("spec.{field}")]);
         }
+    }
+
+    #[test]
+    fn a106_tokens_are_supported_where_an_api_server_issues_them() {
+        let spec = "{containers: [{name: a}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}";
+        let mut case = crate::pod::testing::Case::spec(spec);
+        assert_eq!(unsupported(&case.input()).len(), 1);
+        case.world.known = Some(imbl::OrdSet::new());
+        assert_eq!(unsupported(&case.input()), []);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod,
-    ProjectedVolumeSource, Secret, Volume as ApiVolume,
+    PodSpec, ProjectedVolumeSource, Secret, ServiceAccountTokenProjection, Volume as ApiVolume,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::action::{FileContent, HostPathKind, PlannedVolume, Volume, VolumePlan};
-use super::{Input, fields, paths, qos};
+use super::{Input, fields, paths, qos, tokens, visit};
 use crate::model::{ObjectKey, Quantity};
 
 /// Mode of files when neither the item nor the volume says (A103).
@@ -115,12 +115,22 @@ struct Files<'a> {
 
 impl Files<'_> {
     fn add(&mut self, path: &str, data: Vec<u8>, mode: Option<i32>) -> Result<(), String> {
+        self.add_for(None, path, data, mode)
+    }
+
+    fn add_for(
+        &mut self,
+        uid: Option<u32>,
+        path: &str,
+        data: Vec<u8>,
+        mode: Option<i32>,
+    ) -> Result<(), String> {
         if !paths::is_item_path(path) {
             return Err(format!("{path:?} is not a path inside the volume"));
         }
         let mode = u32::try_from(mode.unwrap_or(DEFAULT_MODE)).ok().filter(|mode| *mode <= 0o777);
         let mode = mode.ok_or_else(|| format!("the mode of {path:?} is not between 0 and 0777"))?;
-        match self.entries.insert(path.to_owned(), FileContent { data, mode }) {
+        match self.entries.insert(path.to_owned(), FileContent { data, mode, uid }) {
             None => Ok(()),
             // Two sources that want the same file (A105).
             Some(_) => Err(format!("{path:?} comes from two sources")),
@@ -203,6 +213,25 @@ impl Files<'_> {
         Ok(())
     }
 
+    /// Only for the pod's group or single user when either is known; else for all (A106).
+    fn token(
+        &mut self,
+        source: &ServiceAccountTokenProjection,
+        mode: Option<i32>,
+    ) -> Result<(), String> {
+        let input = self.input;
+        let request = tokens::request(input.pod, input.key, input.uid, source);
+        let account = &request.service_account;
+        let Some(token) = input.world.tokens.get(&request) else {
+            return Err(format!("there is no token of serviceaccount {account:?} yet"));
+        };
+        let spec = input.pod.spec.as_ref();
+        let group = spec.and_then(|s| s.security_context.as_ref()?.fs_group);
+        let user = spec.and_then(single_user);
+        let mode = if group.is_some() || user.is_some() { Some(0o600) } else { mode };
+        self.add_for(user, &source.path, token.text.clone().into_bytes(), mode)
+    }
+
     fn projected(&mut self, source: &ProjectedVolumeSource) -> Result<(), String> {
         let mode = source.default_mode;
         for part in source.sources.iter().flatten() {
@@ -215,9 +244,23 @@ impl Files<'_> {
             if let Some(downward) = &part.downward_api {
                 self.downward(downward.items.as_deref(), mode)?;
             }
+            if let Some(token) = &part.service_account_token {
+                self.token(token, mode)?;
+            }
         }
         Ok(())
     }
+}
+
+/// The user of every container, if it is one and the spec says so: it alone may read the pod's
+/// tokens (A106).
+fn single_user(spec: &PodSpec) -> Option<u32> {
+    let pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let mut users = visit::every(spec).into_iter().map(|(_, container)| {
+        container.security_context.and_then(|context| context.run_as_user).or(pod)
+    });
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first).and_then(|user| u32::try_from(user).ok())
 }
 
 /// Text and binary keys of a ConfigMap.
@@ -247,6 +290,7 @@ pub fn digest(plan: &VolumePlan) -> String {
         part(name.as_bytes());
         part(&content.data);
         part(&content.mode.to_be_bytes());
+        part(format!("{:?}", content.uid).as_bytes());
     };
     part(
         format!("{:?}", (&plan.pod_dir, &plan.log_dir, plan.fs_group, &plan.log_directories))

@@ -68,6 +68,40 @@ fn a102_host_paths_have_types_and_no_dots() {
 }
 
 #[test]
+fn a106_a_token_is_a_file_for_the_pods_group_or_single_user() {
+    let check = |containers: &str, context: &str, mode: u32, uid: Option<u32>| {
+        let spec = format!(
+            "{{containers: [{containers}], securityContext: {context}, volumes: [{{name: v, projected: {{defaultMode: 420,
+                sources: [{{serviceAccountToken: {{path: token, audience: a}}}}]}}}}]}}"
+        );
+        let mut case = Case::spec(&spec);
+        let error = plan(&case.input()).unwrap_err();
+        assert!(error.contains("no token"), "{error}");
+        let request = tokens::requests(&case.pod, &case.key, &case.uid).remove(0);
+        let token = crate::model::Token {
+            text: "secret".into(),
+            issued_at: case.now,
+            expires_at: case.now.plus_s(3600),
+        };
+        case.world.tokens.insert(request, std::sync::Arc::new(token));
+        let volumes = plan(&case.input()).unwrap();
+        let Volume::Files { entries, tmpfs: true } = &volumes["v"].volume else { panic!() };
+        let expect = FileContent { data: b"secret".to_vec(), mode, uid };
+        assert!(
+            entries["token"] == expect,
+            "{spec}: {:?} {:?}",
+            entries["token"],
+            entries["token"].uid
+        );
+    };
+    check("{name: a}", "{}", 0o644, None);
+    check("{name: a}", "{fsGroup: 7}", 0o600, None);
+    check("{name: a}", "{runAsUser: 5}", 0o600, Some(5));
+    check("{name: a, securityContext: {runAsUser: 6}}, {name: b}", "{runAsUser: 5}", 0o644, None);
+    check("{name: a, securityContext: {runAsUser: 6}}", "{fsGroup: 7}", 0o600, Some(6));
+}
+
+#[test]
 fn a103_config_maps_and_secrets_with_items_modes_and_optional() {
     let dir = format!("{VOLUMES}/kubernetes.io~configmap/v tmpfs=false");
     check(
@@ -138,7 +172,7 @@ fn i14_a_digest_names_the_content() {
     let plan_of = |data: &str| VolumePlan {
         files: BTreeMap::from([(
             "etc-hosts".into(),
-            FileContent { data: data.into(), mode: 0o644 },
+            FileContent { data: data.into(), mode: 0o644, uid: None },
         )]),
         ..VolumePlan::default()
     };

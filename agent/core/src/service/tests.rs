@@ -18,7 +18,6 @@ fn node() -> NodeView {
         ips: vec![[192, 168, 0, 1].into()],
         addresses: vec![],
         zone: "z1".into(),
-        pod_cidr: "10.0.0.0/24".parse().unwrap(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_dns: vec![],
         cluster_domain: "cluster.local".into(),

@@ -127,6 +127,9 @@ fn restart(
 fn create(steps: &mut Steps<'_>, container: &Container, sandbox: &ObservedSandbox) {
     let view = steps.view;
     let name = container.name.as_str();
+    if steps.lacks_inputs(name) {
+        return;
+    }
     let Some(image) = images::ensure(steps, container) else { return };
     let attempt = view.next_attempt(name);
     let ips = view.ips();

@@ -3,7 +3,7 @@
 //!
 //! The order of a start is A40: cgroup, volumes, sandbox, network in force (C16), init containers
 //! and sidecars in order, app containers. Deliberately absent: lifecycle hooks, ephemeral
-//! containers, resize (held by `unsupported`), image pull secrets.
+//! containers, resize (held by `unsupported`).
 
 mod containers;
 mod images;
@@ -66,6 +66,12 @@ fn over(steps: &mut Steps<'_>) -> Option<String> {
         input.previous.and_then(|status| status.phase.as_deref())
     {
         return Some(format!("the pod is {phase}"));
+    }
+    // Somebody else may say so too, for example a garbage collector.
+    if let Some(phase @ ("Succeeded" | "Failed")) =
+        input.pod.status.as_ref().and_then(|status| status.phase.as_deref())
+    {
+        return Some(format!("the API server says that the pod is {phase}"));
     }
     // Admission is for pods of which nothing exists yet (A205).
     let fresh = input.observed.sandboxes.is_empty() && input.observed.containers.is_empty();

@@ -11,7 +11,7 @@ use crate::pod::action::{Action, Decision, FileContent, Once, PlannedVolume, Vol
 use crate::pod::memory::{Failure, Memory, step_of};
 use crate::pod::status::{self, Facts, Wait};
 use crate::pod::view::View;
-use crate::pod::{cgroup, hosts, paths, volumes};
+use crate::pod::{cgroup, hosts, inputs, paths, volumes};
 
 pub(super) struct Steps<'a> {
     pub view: View<'a>,
@@ -21,6 +21,8 @@ pub(super) struct Steps<'a> {
     pub why: Vec<String>,
     /// Set by [`Steps::ensure_volumes`].
     pub volumes: BTreeMap<String, PlannedVolume>,
+    /// What the pod needs and nobody knows yet; nothing is created before (A124).
+    unknown: Vec<String>,
     creates: Vec<Action>,
     termination_files: Vec<String>,
     wake_at: Option<Time>,
@@ -37,6 +39,7 @@ impl<'a> Steps<'a> {
             memory,
             why: Vec::new(),
             volumes: BTreeMap::new(),
+            unknown: Vec::new(),
             creates: Vec::new(),
             termination_files: Vec::new(),
             wake_at: None,
@@ -176,9 +179,49 @@ impl<'a> Steps<'a> {
         asked || self.view.sandbox().is_some()
     }
 
+    /// Looks which inputs are not known yet. For a while that is silent: the answer is on its way.
+    fn ask_inputs(&mut self) {
+        let input = self.view.input;
+        self.unknown = inputs::unknown(input);
+        if self.unknown.is_empty() {
+            self.memory.unknown_since = None;
+            return;
+        }
+        let since = *self.memory.unknown_since.get_or_insert(input.now);
+        self.wake(since.plus_ms(inputs::SILENT_MS));
+        self.why(format!("waiting to hear of {}", self.unknown.join(", ")));
+    }
+
+    /// True: the container cannot be created, because an input is not known yet.
+    pub fn lacks_inputs(&mut self, container: &str) -> bool {
+        if self.unknown.is_empty() {
+            return false;
+        }
+        let since = self.memory.unknown_since.unwrap_or(self.now());
+        if self.now() >= since.plus_ms(inputs::SILENT_MS) {
+            let text = format!(
+                "the API server has not said yet whether there is a {}",
+                self.unknown.join(", a ")
+            );
+            self.wait(container, "CreateContainerConfigError", text);
+        }
+        true
+    }
+
     /// False: a volume cannot be made yet and the pod does not run already.
     pub fn ensure_volumes(&mut self) -> bool {
-        let input = self.view.input;
+        let (view, input) = (self.view, self.view.input);
+        self.ask_inputs();
+        if !self.unknown.is_empty() {
+            // What runs goes on with the content that it has.
+            if view.sandbox().is_some() {
+                return true;
+            }
+            for (_, container) in view.containers() {
+                self.lacks_inputs(&container.name);
+            }
+            return false;
+        }
         match volumes::plan(input) {
             Ok(planned) => {
                 self.volumes = planned;
@@ -212,7 +255,8 @@ impl<'a> Steps<'a> {
         {
             let ips = if view.host_network() { &[][..] } else { &sandbox.ips[..] };
             let data = hosts::file(input, view.spec, &names, ips).into_bytes();
-            files.insert(paths::HOSTS_FILE.to_owned(), FileContent { data, mode: 0o644 });
+            files
+                .insert(paths::HOSTS_FILE.to_owned(), FileContent { data, mode: 0o644, uid: None });
         }
         VolumePlan {
             pod_dir: paths::pod_dir(input.node, input.uid),

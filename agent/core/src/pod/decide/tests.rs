@@ -390,6 +390,82 @@ fn a124_a_volume_without_its_config_map_is_not_mounted_yet() {
     check(&case.config_map("map", &[]), &["cgroup", "volumes", "(Pulled)", "sandbox 0"]);
 }
 
+/// A world that hears of objects one by one.
+fn by_need(mut case: Case) -> Case {
+    case.world.known = Some(imbl::OrdSet::new());
+    case
+}
+
+const NEEDY: &str = "{containers: [{name: app, image: 'x:1', envFrom: [{secretRef: {name: keys, optional: true}}]}]}";
+
+#[test]
+fn a124_an_unknown_object_is_waited_for_in_silence_then_named() {
+    let mut case = by_need(Case::spec(NEEDY));
+    let decision = check(&case, &["cgroup"]);
+    assert_eq!(waiting(&decision, "app").0, "ContainerCreating");
+    assert_eq!(decision.wake_at, Some(case.now.plus_s(5)));
+    (case.memory, case.now) = (decision.memory, case.now.plus_s(5));
+    let decision = check(&case, &["cgroup"]);
+    let (reason, message) = waiting(&decision, "app");
+    assert_eq!(reason, "CreateContainerConfigError");
+    assert!(message.contains("secret default/keys"), "{message}");
+    // Known to be absent, and optional: nothing is in the way.
+    let key = crate::model::ObjectKey::new("default", "keys");
+    case.world.known.as_mut().unwrap().insert((crate::model::Kind::Secret, key));
+    case.memory = decision.memory;
+    case.observed.images.insert("x:1".into(), image());
+    check(&case, &["cgroup", "volumes", "(Pulled)", "sandbox 0"]);
+}
+
+#[test]
+fn i10_a_running_pod_goes_on_while_its_inputs_are_unknown() {
+    let mut case = prepared(NEEDY);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.memory = Memory::default();
+    let mut case = by_need(case);
+    let decision = check(&case, &["cgroup"]);
+    let status = &decision.status.container_statuses.as_ref().unwrap()[0];
+    assert!(status.state.as_ref().unwrap().running.is_some());
+    // What ends is not started again before its inputs are known.
+    case.observed.containers[0].state = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: case.now.plus_s(-600),
+        exit_code: 1,
+        reason: String::new(),
+        message: String::new(),
+    };
+    (case.memory, case.now) = (decision.memory, case.now.plus_s(5));
+    let decision = check(&case, &["cgroup"]);
+    assert_eq!(waiting(&decision, "app").0, "CreateContainerConfigError");
+}
+
+#[test]
+fn a64_a_terminal_phase_of_the_api_server_ends_the_pod() {
+    let mut case = prepared("{containers: [{name: app, image: 'x:1'}]}");
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    case.pod.status = Some(PodStatus { phase: Some("Failed".into()), ..PodStatus::default() });
+    let decision = decide(&case.input());
+    assert!(words(&decision).contains(&"stop app 30".to_owned()), "{:?}", words(&decision));
+}
+
+#[test]
+fn a67_a_gate_that_somebody_sets_at_the_api_server_is_seen() {
+    let spec = "{readinessGates: [{conditionType: g}], containers: [{name: app, image: 'x:1'}]}";
+    let mut case = prepared(spec);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    let ready = |case: &Case| {
+        let status = decide(&case.input()).status;
+        let all = status.conditions.unwrap();
+        all.iter().find(|c| c.type_ == "Ready").unwrap().status.clone()
+    };
+    assert_eq!(ready(&case), "False");
+    case.pod.status = serde_json::from_value(
+        serde_json::json!({"conditions": [{"type": "g", "status": "True"}]}),
+    )
+    .unwrap();
+    assert_eq!(ready(&case), "True");
+}
+
 #[test]
 fn a103_a_changed_config_map_reaches_the_volume_and_a_lost_one_stops_nothing() {
     let spec =

@@ -2,28 +2,20 @@
 //!
 //! A field that cannot be read keeps its default and is an error: the shell does not start on one.
 
-use std::collections::BTreeMap;
+mod eviction;
+mod node;
+mod reader;
+mod server;
 
 use serde_json::Value;
 
 use super::{CgroupDriver, KubeletConfig};
-use crate::model::{Kind, ObjectKey, Problem, Severity};
-
-/// Fields whose value must not be ignored: what follows from ignoring it, and the values that
-/// mean what Longshore does anyway.
-const ISOLATION: [(&str, &str, &[&str]); 7] = [
-    ("protectKernelDefaults", "kernel settings would not be checked", &["false"]),
-    ("memorySwap", "swap limits would not be set", &["{}"]),
-    ("userNamespaces", "ID ranges of pods would differ", &["{}"]),
-    ("reservedSystemCPUs", "pods would run on reserved CPUs", &["\"\""]),
-    ("cpuManagerPolicy", "containers would not get their own CPUs", &["\"none\"", "\"\""]),
-    ("memoryManagerPolicy", "memory would not be pinned", &["\"None\"", "\"\""]),
-    ("topologyManagerPolicy", "resources would not be aligned", &["\"none\"", "\"\""]),
-];
+use crate::model::Problem;
+use reader::Reader;
 
 /// Reads `text` (YAML or JSON).
 pub fn parse(text: &str) -> (KubeletConfig, Vec<Problem>) {
-    let mut reader = Reader { fields: BTreeMap::new(), problems: Vec::new() };
+    let mut reader = Reader::empty();
     match serde_saphyr::from_str::<Value>(text) {
         Ok(Value::Object(fields)) => reader.fields = fields.into_iter().collect(),
         Ok(Value::Null) => {}
@@ -35,32 +27,12 @@ pub fn parse(text: &str) -> (KubeletConfig, Vec<Problem>) {
     (config, reader.problems)
 }
 
-struct Reader {
-    fields: BTreeMap<String, Value>,
-    problems: Vec<Problem>,
-}
-
 impl Reader {
-    fn problem(&mut self, severity: Severity, field: &str, message: String) {
-        self.problems.push(Problem {
-            kind: Kind::File,
-            key: ObjectKey::new("", "KubeletConfiguration"),
-            severity,
-            reason: "InvalidConfiguration",
-            field: field.into(),
-            message,
-        });
-    }
-
-    fn error(&mut self, field: &str, message: String) {
-        self.problem(Severity::Error, field, message);
-    }
-
     fn config(&mut self) -> KubeletConfig {
         let mut config = KubeletConfig::default();
         self.header();
-        self.text("containerRuntimeEndpoint", &mut config.container_runtime_endpoint);
-        self.text("podLogsDir", &mut config.pod_logs_dir);
+        self.word("containerRuntimeEndpoint", &mut config.container_runtime_endpoint);
+        self.word("podLogsDir", &mut config.pod_logs_dir);
         self.text("cgroupRoot", &mut config.cgroup_root);
         self.text("clusterDomain", &mut config.cluster_domain);
         self.text("resolvConf", &mut config.resolv_conf);
@@ -76,6 +48,9 @@ impl Reader {
         let mut names = Vec::new();
         self.texts("allowedUnsafeSysctls", &mut names);
         config.allowed_unsafe_sysctls = names;
+        self.node(&mut config.node);
+        self.eviction(&mut config.node);
+        self.server(&mut config.node.server);
         config
     }
 
@@ -122,24 +97,13 @@ impl Reader {
         // Microseconds matter here: the range is 1 ms to 1 s.
         self.millis("cpuCFSQuotaPeriod", 1..=1000, &mut period);
         config.cpu_cfs_quota_period_us = period.unsigned_abs() * 1000;
-        if let Some(value) = self.fields.remove("crashLoopBackOff") {
-            let mut inner = Reader { fields: BTreeMap::new(), problems: Vec::new() };
-            match value {
-                Value::Object(fields) => inner.fields = fields.into_iter().collect(),
-                Value::Null => {}
-                _ => self.error("crashLoopBackOff", "is not a mapping".into()),
-            }
+        self.nested("crashLoopBackOff", |inner| {
             inner.millis(
                 "maxContainerRestartPeriod",
                 1000..=300_000,
                 &mut config.max_container_restart_period_ms,
             );
-            inner.rest();
-            for mut problem in inner.problems {
-                problem.field = format!("crashLoopBackOff.{}", problem.field);
-                self.problems.push(problem);
-            }
-        }
+        });
     }
 
     fn image_pulls(&mut self, config: &mut KubeletConfig) {
@@ -159,117 +123,13 @@ impl Reader {
             (false, n) => u32::try_from(n).ok(),
         };
     }
-
-    /// What nobody took: not read yet, or not a field at all.
-    fn rest(&mut self) {
-        let fields = std::mem::take(&mut self.fields);
-        for (field, value) in fields {
-            if value.is_null() {
-                continue;
-            }
-            match ISOLATION.iter().find(|(name, ..)| *name == field) {
-                Some((.., same)) if same.contains(&value.to_string().as_str()) => {}
-                Some((_, loss, _)) => self.error(
-                    &field,
-                    format!("is not supported and {loss}: remove it or run a kubelet here"),
-                ),
-                None => self.problem(
-                    Severity::Warning,
-                    &field,
-                    "is not read by Longshore and has no effect".into(),
-                ),
-            }
-        }
-    }
-
-    fn text(&mut self, field: &str, into: &mut String) {
-        match self.fields.remove(field) {
-            None | Some(Value::Null) => {}
-            Some(Value::String(text)) => *into = text,
-            Some(other) => self.error(field, format!("is {other}, not a string")),
-        }
-    }
-
-    fn texts(&mut self, field: &str, into: &mut Vec<String>) {
-        match self.fields.remove(field) {
-            None | Some(Value::Null) => {}
-            Some(Value::Array(items)) => {
-                for (i, item) in items.into_iter().enumerate() {
-                    match item {
-                        Value::String(text) => into.push(text),
-                        other => self
-                            .error(&format!("{field}[{i}]"), format!("is {other}, not a string")),
-                    }
-                }
-            }
-            Some(other) => self.error(field, format!("is {other}, not a list")),
-        }
-    }
-
-    fn flag(&mut self, field: &str, into: &mut bool) {
-        match self.fields.remove(field) {
-            None | Some(Value::Null) => {}
-            Some(Value::Bool(flag)) => *into = flag,
-            Some(other) => self.error(field, format!("is {other}, not true or false")),
-        }
-    }
-
-    fn number(&mut self, field: &str, range: std::ops::RangeInclusive<i64>, into: &mut i64) {
-        match self.fields.remove(field) {
-            None | Some(Value::Null) => {}
-            Some(value) => match value.as_i64().filter(|n| range.contains(n)) {
-                Some(n) => *into = n,
-                None => self.error(
-                    field,
-                    format!("is {value}: not between {} and {}", range.start(), range.end()),
-                ),
-            },
-        }
-    }
-
-    /// A Go duration (`1m30s`, `500ms`); `0s` means "the default".
-    fn millis(&mut self, field: &str, range: std::ops::RangeInclusive<i64>, into: &mut i64) {
-        let mut text = String::new();
-        self.text(field, &mut text);
-        if text.is_empty() || text == "0" || text == "0s" {
-            return;
-        }
-        match duration_ms(&text).filter(|ms| range.contains(ms)) {
-            Some(ms) => *into = ms,
-            None => self.error(
-                field,
-                format!("{text:?} is not between {} ms and {} ms", range.start(), range.end()),
-            ),
-        }
-    }
-}
-
-/// Milliseconds of a Go duration; parts below one are cut.
-pub fn duration_ms(text: &str) -> Option<i64> {
-    let mut rest = text;
-    let mut total_us = 0i64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (digits, tail) = rest.split_at(end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let unit_us = match unit {
-            "us" | "µs" => 1,
-            "ms" => 1_000,
-            "s" => 1_000_000,
-            "m" => 60_000_000,
-            "h" => 3_600_000_000,
-            _ => return None,
-        };
-        total_us = total_us.checked_add(digits.parse::<i64>().ok()?.checked_mul(unit_us)?)?;
-        rest = next;
-    }
-    Some(total_us / 1000)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AuthorizationMode, Signal, Threshold, TlsVersion};
+    use crate::model::Severity;
 
     fn check(text: &str, expect: &[(&str, Severity)]) -> KubeletConfig {
         let (config, problems) = parse(text);
@@ -299,9 +159,7 @@ mod tests {
 
     #[test]
     fn f65_what_is_not_read_is_named_and_isolation_is_never_dropped() {
-        check("nodeStatusMaxImages: 5\n", &[("nodeStatusMaxImages", Severity::Warning)]);
         check("noSuchField: 1\n", &[("noSuchField", Severity::Warning)]);
-        check("maxPods: 20\n", &[("maxPods", Severity::Warning)]);
         check("runtimeRequestTimeout: 1m\n", &[("runtimeRequestTimeout", Severity::Warning)]);
         check("protectKernelDefaults: true\n", &[("protectKernelDefaults", Severity::Error)]);
         check("protectKernelDefaults: false\ncpuManagerPolicy: none\n", &[]);
@@ -322,5 +180,120 @@ mod tests {
             "serializeImagePulls: true\nmaxParallelImagePulls: 3\n",
             &[("serializeImagePulls", Severity::Error)],
         );
+    }
+
+    #[test]
+    fn a5_a6_a7_a12_a13_a14_the_node_is_configured() {
+        let node = check(
+            "registerNode: false\nregisterWithTaints: [{key: a, effect: NoSchedule}]\n\
+             providerID: cloud://1\nmaxPods: 20\npodsPerCore: 5\npodCIDR: 10.1.2.3/24\n\
+             systemReserved: {cpu: 500m, memory: 1Gi}\nkubeReserved: {pid: 100}\n\
+             nodeStatusUpdateFrequency: 5s\nnodeLeaseDurationSeconds: 60\n\
+             nodeStatusMaxImages: -1\nstaticPodPath: /etc/kubernetes/manifests\n\
+             cgroupsPerQOS: true\nenforceNodeAllocatable: [none]\n",
+            &[],
+        )
+        .node;
+        assert!(!node.register);
+        assert_eq!((node.taints.len(), node.provider_id.as_str()), (1, "cloud://1"));
+        assert_eq!((node.max_pods, node.pods_per_core), (20, 5));
+        assert_eq!(node.pod_cidr, Some("10.1.2.0/24".parse().unwrap()));
+        assert_eq!(node.system_reserved["cpu"].milli, 500);
+        assert_eq!(node.kube_reserved["pid"].units(), 100);
+        // A report frequency that is not set follows the update's.
+        assert_eq!(
+            (node.status_update_frequency_ms, node.status_report_frequency_ms),
+            (5000, 5000)
+        );
+        assert_eq!((node.lease_duration_s, node.status_max_images), (60, None));
+        assert_eq!(node.static_pod_path, "/etc/kubernetes/manifests");
+        // What tools print as defaults asks for nothing.
+        let printed = "maxPods: 0\nport: 0\nsyncFrequency: 0s\nshutdownGracePeriod: 0s\n\
+             containerRuntimeEndpoint: \"\"\nnodeStatusReportFrequency: 0s\n\
+             authentication: {webhook: {cacheTTL: 0s}}\ncrashLoopBackOff: {}\n";
+        assert_eq!(check(printed, &[]), KubeletConfig::default());
+    }
+
+    #[test]
+    fn a160_thresholds_replace_the_defaults_or_are_merged() {
+        let hard =
+            |text: &str| check(text, &[("evictionHard", Severity::Warning)]).node.eviction_hard;
+        let one = hard("evictionHard: {memory.available: 200Mi}\n");
+        assert_eq!(one, [(Signal::MemoryAvailable, Threshold::Units(200 << 20))].into());
+        let merged = hard(
+            "mergeDefaultEvictionSettings: true\n\
+             evictionHard: {nodefs.available: 7.5%, imagefs.available: 0%}\n",
+        );
+        assert_eq!(merged[&Signal::NodefsAvailable], Threshold::Share(75_000));
+        assert_eq!(merged[&Signal::MemoryAvailable], Threshold::Units(100 << 20));
+        assert!(!merged.contains_key(&Signal::ImagefsAvailable));
+        for bad in ["nodefs.available: 101%", "memory.available: lots", "memory.available: -1"] {
+            let (_, problems) = parse(&format!("evictionHard: {{{bad}}}\n"));
+            assert_eq!(problems.last().map(|p| p.severity), Some(Severity::Error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a178_a179_a180_the_server_is_configured_and_closed_by_default() {
+        let server = check("", &[]).node.server;
+        assert!(!server.authentication.anonymous && server.authentication.webhook);
+        assert_eq!(server.authorization.mode, AuthorizationMode::Webhook);
+        let server = check(
+            "address: 127.0.0.1\nport: 10251\nhealthzPort: 0\ntlsCertFile: /c\n\
+             tlsPrivateKeyFile: /k\ntlsMinVersion: VersionTLS13\n\
+             tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n\
+             authentication: {x509: {clientCAFile: /ca}, webhook: {cacheTTL: 5s}}\n\
+             authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 1m}}\n",
+            &[],
+        )
+        .node
+        .server;
+        assert_eq!((server.port, server.healthz_port), (10251, None));
+        assert_eq!(server.authentication.client_ca_file, "/ca");
+        assert_eq!(server.authentication.webhook_cache_ttl_ms, 5000);
+        assert_eq!(server.authorization.authorized_ttl_ms, 60_000);
+        assert_eq!(server.tls_min_version, TlsVersion::Tls13);
+        check(
+            "authorization: {mode: AlwaysAllow}\nauthentication: {anonymous: {enabled: true}}\n",
+            &[
+                ("authentication.anonymous.enabled", Severity::Warning),
+                ("authorization.mode", Severity::Warning),
+            ],
+        );
+        check("authorization: {mode: RBAC}\n", &[("authorization.mode", Severity::Error)]);
+        check("tlsCertFile: /c\n", &[("tlsCertFile", Severity::Error)]);
+        check("readOnlyPort: 10255\n", &[("readOnlyPort", Severity::Warning)]);
+        check("address: here\n", &[("address", Severity::Error)]);
+        check(
+            "tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]\n",
+            &[("tlsCipherSuites[0]", Severity::Warning), ("tlsCipherSuites", Severity::Error)],
+        );
+    }
+
+    #[test]
+    fn f65_what_the_node_role_does_not_do_is_said() {
+        check("cgroupsPerQOS: false\n", &[("cgroupsPerQOS", Severity::Error)]);
+        check(
+            "enforceNodeAllocatable: [pods, system-reserved]\n",
+            &[
+                ("enforceNodeAllocatable[0]", Severity::Warning),
+                ("enforceNodeAllocatable[1]", Severity::Error),
+            ],
+        );
+        check("systemReserved: {gpu: 1}\n", &[("systemReserved.gpu", Severity::Error)]);
+        check("kubeReserved: {cpu: some}\n", &[("kubeReserved.cpu", Severity::Error)]);
+        check(
+            "registerWithTaints: [{key: a, effect: Sometimes}]\n",
+            &[("registerWithTaints[0].effect", Severity::Error)],
+        );
+        check("rotateCertificates: true\n", &[("rotateCertificates", Severity::Warning)]);
+        check("serverTLSBootstrap: true\n", &[("serverTLSBootstrap", Severity::Warning)]);
+        check(
+            "featureGates: {A: true, B: false}\n",
+            &[("featureGates.A", Severity::Warning), ("featureGates.B", Severity::Warning)],
+        );
+        check("authentication: {x: 1}\n", &[("authentication.x", Severity::Warning)]);
+        check("evictionSoft: {memory.available: 1Gi}\n", &[("evictionSoft", Severity::Warning)]);
+        check("podCIDR: here\n", &[("podCIDR", Severity::Error)]);
     }
 }

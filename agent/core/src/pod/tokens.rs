@@ -1,0 +1,95 @@
+//! Service account tokens of a pod: which it asks for, and when one is due again (A106).
+//!
+//! Deliberately absent: the TokenRequest call.
+
+use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection};
+
+use crate::model::{ObjectKey, PodUid, Time, Token, TokenRequest};
+
+/// What the API server takes when a source does not say, and the least that it gives.
+const EXPIRATION_S: i64 = 3600;
+const EXPIRATION_LEAST_S: i64 = 600;
+/// No token is used for longer, whatever its lifetime.
+const AGE_MAX_MS: i64 = 24 * 3600 * 1000;
+
+/// Every serviceAccountToken source of the pod's projected volumes.
+pub fn requests(pod: &Pod, key: &ObjectKey, uid: &PodUid) -> Vec<TokenRequest> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let sources = volumes
+        .filter_map(|volume| volume.projected.as_ref())
+        .flat_map(|p| p.sources.iter().flatten());
+    let mut all: Vec<_> = sources
+        .filter_map(|source| source.service_account_token.as_ref())
+        .map(|source| request(pod, key, uid, source))
+        .collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// What one source of `pod` asks for.
+pub fn request(
+    pod: &Pod,
+    key: &ObjectKey,
+    uid: &PodUid,
+    source: &ServiceAccountTokenProjection,
+) -> TokenRequest {
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    TokenRequest {
+        pod_uid: uid.clone(),
+        pod: key.clone(),
+        service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").to_owned(),
+        audience: source.audience.clone().unwrap_or_default(),
+        expiration_s: source.expiration_seconds.unwrap_or(EXPIRATION_S).max(EXPIRATION_LEAST_S),
+    }
+}
+
+/// When to ask again: after 80 % of the lifetime, or 24 h if that is earlier; up to `jitter_ms`
+/// sooner, so that the pods of a node do not ask all at once.
+pub fn refresh_at(token: &Token, jitter_ms: i64) -> Time {
+    let lifetime_ms = token.expires_at.since_ms(token.issued_at).max(0);
+    let age_ms = (lifetime_ms / 5 * 4).min(AGE_MAX_MS);
+    token.issued_at.plus_ms((age_ms - jitter_ms.max(0)).max(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::testing;
+
+    #[test]
+    fn a106_requests_have_the_pods_account_and_at_least_ten_minutes() {
+        let check = |source: &str, account: &str, expect: (&str, &str, i64)| {
+            let spec = format!(
+                "{{{account}containers: [], volumes: [{{name: v, projected: {{sources: [{{serviceAccountToken: {source}}}]}}}}]}}"
+            );
+            let found = requests(
+                &testing::pod(&spec),
+                &ObjectKey::new("default", "web"),
+                &PodUid::new("uid-1"),
+            );
+            assert_eq!(found.len(), 1, "{spec}");
+            let one = &found[0];
+            assert_eq!((&*one.service_account, &*one.audience, one.expiration_s), expect, "{spec}");
+        };
+        check("{path: t}", "", ("default", "", 3600));
+        let own = "serviceAccountName: robot, ";
+        check("{path: t, audience: vault, expirationSeconds: 7200}", own, ("robot", "vault", 7200));
+        check("{path: t, expirationSeconds: 10}", "", ("default", "", 600));
+    }
+
+    #[test]
+    fn a106_refreshed_at_80_percent_or_24_hours() {
+        let check = |lifetime_s: i64, jitter_ms: i64, expect_s: i64| {
+            let issued_at = Time(1_000_000);
+            let token =
+                Token { text: "t".into(), issued_at, expires_at: issued_at.plus_s(lifetime_s) };
+            assert_eq!(refresh_at(&token, jitter_ms).since_ms(issued_at), expect_s * 1000);
+        };
+        check(3600, 0, 2880);
+        check(3600, 10_000, 2870);
+        check(600, 0, 480);
+        check(365 * 86_400, 0, 86_400);
+        check(0, 10_000, 0);
+    }
+}
