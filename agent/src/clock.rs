@@ -1,5 +1,6 @@
 //! The only room that reads clocks or makes random numbers.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,38 @@ pub fn until(at: Time) -> Duration {
     Duration::from_millis(u64::try_from(at.since_ms(now())).unwrap_or(0))
 }
 
+/// A random number below `bound`, for jitter; never for anything that must not be guessed.
+pub fn random_below(bound: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % bound.max(1)
+}
+
+/// Waits between tries: doubling from the first to the longest, each shortened by up to a half, so
+/// that many who failed together do not come back together.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    first_ms: u64,
+    longest_ms: u64,
+    next_ms: u64,
+}
+
+impl Retry {
+    pub fn new(first_ms: u64, longest_ms: u64) -> Self {
+        Self { first_ms, longest_ms, next_ms: first_ms }
+    }
+
+    /// It worked: the next failure waits for the first time again.
+    pub fn reset(&mut self) {
+        self.next_ms = self.first_ms;
+    }
+
+    /// How long to wait after this failure.
+    pub fn wait(&mut self) -> Duration {
+        let full = self.next_ms;
+        self.next_ms = full.saturating_mul(2).min(self.longest_ms);
+        Duration::from_millis(full - random_below(full / 2 + 1))
+    }
+}
+
 /// CLOCK_MONOTONIC in ns: the clock of the eBPF programs' time stamps.
 #[allow(clippy::disallowed_methods, reason = "this is the room of clocks")]
 pub fn monotonic_ns() -> u64 {
@@ -32,16 +65,25 @@ pub fn monotonic_ns() -> u64 {
 
 /// A time within `spread` around `middle`, so that many daemons on one machine do not work in step.
 pub fn jittered(middle: Duration, spread: Duration) -> Duration {
-    use std::hash::BuildHasher as _;
-    // Each `RandomState` has keys of its own from the system's random numbers.
-    let random = std::hash::RandomState::new().hash_one(0);
-    let share = (random >> 32) as f64 / f64::from(u32::MAX);
-    middle.saturating_sub(spread / 2) + spread.mul_f64(share)
+    let middle = middle.saturating_sub(spread / 2);
+    let spread_us = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
+    middle + Duration::from_micros(random_below(spread_us))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a34_waits_double_up_to_the_longest_and_start_again() {
+        let mut retry = Retry::new(100, 350);
+        for full in [100, 200, 350, 350] {
+            let wait = retry.wait().as_millis();
+            assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
+        }
+        retry.reset();
+        assert!(retry.wait().as_millis() <= 100);
+    }
 
     #[test]
     fn jitter_stays_around_the_middle_and_moves() {

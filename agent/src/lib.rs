@@ -14,5 +14,6 @@ pub mod serve;
 pub mod supervise;
 pub mod sys;
 pub mod telemetry;
+pub mod tls;
 pub mod workers;
 pub mod world;

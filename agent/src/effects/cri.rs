@@ -259,6 +259,29 @@ impl Cri {
         call("ExecSync", deadline, client.exec_sync(request)).await
     }
 
+    /// The URL of the runtime's streaming server for a command (A182); so for the two below.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn exec(&self, request: cri::ExecRequest) -> Result<String, CriError> {
+        let mut client = self.runtime.clone();
+        Ok(call("Exec", CALL_TIMEOUT, client.exec(request)).await?.url)
+    }
+
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn attach(&self, request: cri::AttachRequest) -> Result<String, CriError> {
+        let mut client = self.runtime.clone();
+        Ok(call("Attach", CALL_TIMEOUT, client.attach(request)).await?.url)
+    }
+
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn port_forward(&self, request: cri::PortForwardRequest) -> Result<String, CriError> {
+        let mut client = self.runtime.clone();
+        Ok(call("PortForward", CALL_TIMEOUT, client.port_forward(request)).await?.url)
+    }
+
     /// The image's entry in the runtime; `None`: it is not there.
     ///
     /// # Errors

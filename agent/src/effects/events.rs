@@ -1,12 +1,13 @@
 //! Events about objects (A194), aggregated and limited as clients of Kubernetes do it (A195).
 //!
-//! Kept in memory for `status` and `explain`, and logged. Deliberately absent: the API; a role
-//! that has one will send what [`Recorder::record`] lets through.
+//! Kept in memory for `status` and `explain`, logged, and fed to whoever sends them on. Deliberately
+//! absent: the API (`api::events`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_core::model::{Kind, ObjectKey, Time};
+use tokio::sync::Notify;
 
 /// Events kept.
 const RING: usize = 500;
@@ -36,15 +37,21 @@ pub struct Event {
     pub count: u32,
 }
 
+/// Events that wait for the API server; when there are more, the oldest is dropped.
+const OUTGOING: usize = 1000;
+
 /// Remembers and limits; clones share it.
 #[derive(Clone, Default)]
 pub struct Recorder {
     inner: Arc<Mutex<Inner>>,
+    recorded: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Inner {
     events: VecDeque<Event>,
+    /// For [`Feed`]; `None`: nobody reads it.
+    outgoing: Option<VecDeque<Event>>,
     objects: BTreeMap<(Kind, ObjectKey, String), Limits>,
 }
 
@@ -59,6 +66,21 @@ impl Recorder {
     /// Records one event. `false`: the limit of its object swallowed it.
     pub fn record(&self, mut event: Event, now: Time) -> bool {
         event.message = printable(&event.message);
+        let recorded = self.take(event, now);
+        if recorded {
+            self.recorded.notify_one();
+        }
+        recorded
+    }
+
+    /// What is recorded from now on, for one reader.
+    pub fn feed(&self) -> Feed {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.outgoing.get_or_insert_default();
+        Feed { recorder: self.clone() }
+    }
+
+    fn take(&self, mut event: Event, now: Time) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let object = (event.kind, event.key.clone(), event.uid.clone());
         if let Some(known) = inner.events.iter().position(|old| same(old, &event)) {
@@ -69,7 +91,7 @@ impl Recorder {
             if let Some(mut old) = inner.events.remove(known) {
                 old.count += 1;
                 old.last = now;
-                log(&old);
+                inner.tell(&old);
                 inner.events.push_back(old);
             }
             return true;
@@ -88,11 +110,12 @@ impl Recorder {
                 old.count += 1;
                 old.last = now;
                 old.message = event.message;
-                log(old);
+                let told = old.clone();
+                inner.tell(&told);
                 return true;
             }
         }
-        log(&event);
+        inner.tell(&event);
         inner.events.push_back(event);
         while inner.events.len() > RING {
             inner.events.pop_front();
@@ -113,7 +136,60 @@ impl Recorder {
     }
 }
 
+/// The recorder's events on their way to somebody, oldest first.
+pub struct Feed {
+    recorder: Recorder,
+}
+
+impl Feed {
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            let next = {
+                let inner = &self.recorder.inner;
+                let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+                inner.outgoing.as_mut().and_then(VecDeque::pop_front)
+            };
+            match next {
+                Some(event) => return event,
+                None => self.recorder.recorded.notified().await,
+            }
+        }
+    }
+
+    /// Puts one back that could not be delivered, unless the same was seen again since.
+    pub fn put_back(&mut self, event: Event) {
+        let inner = &self.recorder.inner;
+        let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outgoing) = &mut inner.outgoing
+            && outgoing.len() < OUTGOING
+            && !outgoing.iter().any(|newer| series(newer) == series(&event))
+        {
+            outgoing.push_front(event);
+        }
+    }
+}
+
+/// What repetitions of an event have in common.
+fn series(event: &Event) -> (Kind, &ObjectKey, &str, Option<&str>, &str, Time) {
+    let container = event.container.as_deref();
+    (event.kind, &event.key, &event.uid, container, &event.reason, event.first)
+}
+
 impl Inner {
+    fn tell(&mut self, event: &Event) {
+        log(event);
+        let Some(outgoing) = &mut self.outgoing else { return };
+        // The newest count says it all.
+        match outgoing.iter_mut().find(|old| series(old) == series(event) && event.count > 1) {
+            Some(old) => *old = event.clone(),
+            None => outgoing.push_back(event.clone()),
+        }
+        while outgoing.len() > OUTGOING {
+            outgoing.pop_front();
+        }
+    }
+
     fn limits(&mut self, object: &(Kind, ObjectKey, String), now: Time) -> &mut Limits {
         if !self.objects.contains_key(object) && self.objects.len() >= OBJECTS {
             let oldest = self.objects.iter().min_by_key(|(_, limits)| limits.used);
@@ -221,6 +297,30 @@ mod tests {
         assert!(!recorder.record(event("BackOff", "x"), Time(299_999)));
         assert!(recorder.record(event("BackOff", "x"), Time(300_000)));
         assert!(!recorder.record(event("BackOff", "x"), Time(300_001)));
+    }
+
+    #[tokio::test]
+    async fn i11_the_feed_is_bounded_and_drops_the_oldest() {
+        let recorder = Recorder::default();
+        let mut feed = recorder.feed();
+        for n in 0..OUTGOING + 5 {
+            let key = ObjectKey::new("ns", format!("p{n}"));
+            recorder.record(Event { key, ..event("Failed", "x") }, Time(0));
+        }
+        assert_eq!(&*feed.next().await.key.name, "p5");
+    }
+
+    #[tokio::test]
+    async fn a195_repetitions_are_fed_as_one_with_the_newest_count() {
+        let recorder = Recorder::default();
+        let mut feed = recorder.feed();
+        recorder.record(event("Failed", "x"), Time(0));
+        recorder.record(event("Failed", "x"), Time(1));
+        let first = feed.next().await;
+        assert_eq!(first.count, 2);
+        recorder.record(event("Failed", "x"), Time(2));
+        feed.put_back(first);
+        assert_eq!(feed.next().await.count, 3);
     }
 
     #[test]

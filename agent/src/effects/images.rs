@@ -1,11 +1,12 @@
 //! Pulls images: one pull per image at a time, few at once (A51), and remembers how the last ended.
 //!
-//! Deliberately absent: when to try again (core decides, A52) and credentials from Secrets.
+//! Deliberately absent: when to try again (core decides, A52) and where credentials come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_core::model::{ImageState, Time};
+use longshore_proto::cri::AuthConfig;
 use tokio::sync::{Semaphore, watch};
 
 use super::cri::{Cri, CriError};
@@ -107,17 +108,18 @@ impl Images {
         true
     }
 
-    /// Pulls a claimed image to the end, waiting for a slot first.
+    /// Pulls a claimed image to the end, waiting for a slot first. `auths` are tried in turn; none:
+    /// one try without.
     ///
     /// # Errors
     /// Why it failed; [`Images::state`] says it too, with the reason of A52.
-    pub async fn pull(&self, image: &str) -> Result<Pulled, CriError> {
+    pub async fn pull(&self, image: &str, auths: Vec<AuthConfig>) -> Result<Pulled, CriError> {
         // Dropped by a drain or a panic, the claim must not stay.
         let mut claim = Claim { images: self, image, outcome: None };
         let asked = crate::clock::now();
         let permit = self.inner.slots.acquire().await;
         let started = crate::clock::now();
-        let result = self.pull_with_reports(image).await;
+        let result = self.pull_with_each(image, auths).await;
         drop(permit);
         let now = crate::clock::now();
         let result = match result {
@@ -141,8 +143,30 @@ impl Images {
         }
     }
 
-    async fn pull_with_reports(&self, image: &str) -> Result<String, CriError> {
-        let mut pull = std::pin::pin!(self.inner.cri.pull_image(image, None));
+    /// The last error is the answer when none works.
+    async fn pull_with_each(
+        &self,
+        image: &str,
+        auths: Vec<AuthConfig>,
+    ) -> Result<String, CriError> {
+        let mut auths = auths.into_iter().map(Some).collect::<VecDeque<_>>();
+        if auths.is_empty() {
+            auths.push_back(None);
+        }
+        loop {
+            let result = self.pull_with_reports(image, auths.pop_front().flatten()).await;
+            if result.is_ok() || auths.is_empty() {
+                return result;
+            }
+        }
+    }
+
+    async fn pull_with_reports(
+        &self,
+        image: &str,
+        auth: Option<AuthConfig>,
+    ) -> Result<String, CriError> {
+        let mut pull = std::pin::pin!(self.inner.cri.pull_image(image, auth));
         let mut minutes = 0;
         loop {
             tokio::select! {

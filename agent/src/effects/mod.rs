@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: decisions. What comes of an effect is learned by observing again.
 
+pub mod api;
 pub mod cgroup;
 pub mod cri;
 pub mod events;

@@ -31,6 +31,11 @@ const RELIST: Duration = Duration::from_secs(1);
 const RELIST_WITH_EVENTS: Duration = Duration::from_secs(10);
 /// How often the runtime is asked for its conditions.
 const STATUS: Duration = Duration::from_secs(5);
+/// As [`STATUS`], of a runtime that was not ready yet, for two minutes.
+const STARTING: Duration = Duration::from_millis(200);
+const STARTING_ASKS: u32 = 600;
+/// A runtime that hangs must not look as it did when it last answered (A11).
+const STATUS_ANSWER: Duration = Duration::from_secs(10);
 
 /// One pod in full.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -189,17 +194,25 @@ impl Observer {
 
     /// Asks for the runtime's conditions again and again; never returns.
     pub async fn watch_status(&self) {
+        let mut impatient = STARTING_ASKS;
         loop {
-            let status = self.inner.reader.status().await;
-            let status = status
+            let asked = tokio::time::timeout(STATUS_ANSWER, self.inner.reader.status()).await;
+            let status = asked
+                .unwrap_or_else(|_| {
+                    let message = format!("no answer within {} s", STATUS_ANSWER.as_secs());
+                    Err(ReadError { method: "Status", code: Code::DeadlineExceeded, message })
+                })
                 .inspect_err(|error| tracing::warn!(%error, "the runtime does not say how it is"))
                 .ok();
+            let ready = status.as_ref().is_some_and(|status| status.ready && status.network_ready);
             self.inner.status.send_if_modified(|last| {
                 let changed = *last != status;
                 *last = status;
                 changed
             });
-            tokio::time::sleep(STATUS).await;
+            // A node that is becoming ready is asked often, but not for ever (A12).
+            impatient = if ready { 0 } else { impatient.saturating_sub(1) };
+            tokio::time::sleep(if impatient > 0 { STARTING } else { STATUS }).await;
         }
     }
 

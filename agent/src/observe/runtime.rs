@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 /// A node with a thousand containers lists more than tonic's default of 4 MiB.
-const MESSAGE_MAX: usize = 32 << 20;
+pub(super) const MESSAGE_MAX: usize = 32 << 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A question that the runtime did not answer.
@@ -151,7 +151,7 @@ fn refused(method: &'static str, status: &Status) -> ReadError {
     ReadError { method, code: status.code(), message: status.message().to_owned() }
 }
 
-async fn call<T>(
+pub(super) async fn call<T>(
     method: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, ReadError> {

@@ -127,12 +127,11 @@ impl Dir {
         Ok(names)
     }
 
-    /// Up to `max` bytes of a regular file, from its end where `tail`. Never blocks on a FIFO and
-    /// never opens a device.
+    /// Opens a regular file for reading. Never blocks on a FIFO and never opens a device.
     ///
     /// # Errors
     /// It is missing, reached through a link, or not a regular file.
-    pub fn read(&self, path: &Path, max: u64, tail: bool) -> io::Result<Vec<u8>> {
+    pub fn file(&self, path: &Path) -> io::Result<File> {
         // O_PATH first: opening a device has side effects that fstat cannot take back.
         let probe = self.openat(path, OFlag::O_PATH | OFlag::O_CLOEXEC, beneath())?;
         let stat = fstat(&probe)?;
@@ -140,11 +139,20 @@ impl Dir {
             return Err(io::Error::other(format!("{} is not a regular file", path.display())));
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let mut file = File::from(self.openat(path, flags, beneath())?);
+        let file = File::from(self.openat(path, flags, beneath())?);
         let opened = fstat(&file)?;
         if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(io::Error::other(format!("{} was replaced while opening", path.display())));
         }
+        Ok(file)
+    }
+
+    /// Up to `max` bytes of a regular file, from its end where `tail`; see [`Dir::file`].
+    ///
+    /// # Errors
+    /// As [`Dir::file`].
+    pub fn read(&self, path: &Path, max: u64, tail: bool) -> io::Result<Vec<u8>> {
+        let mut file = self.file(path)?;
         if tail {
             let length = file.metadata()?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
@@ -216,12 +224,26 @@ impl Dir {
     /// # Errors
     /// It is a link, or the file system refuses.
     pub fn own(&self, name: &OsStr, gid: Option<u32>, mode: Option<u32>) -> io::Result<()> {
+        self.own_by(name, None, gid, mode)
+    }
+
+    /// [`Dir::own`], and gives it to the user `uid`.
+    ///
+    /// # Errors
+    /// It is a link, or the file system refuses.
+    pub fn own_by(
+        &self,
+        name: &OsStr,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mode: Option<u32>,
+    ) -> io::Result<()> {
         let path = Path::new(name);
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         match self.entry(name)? {
             Some((Entry::Directory | Entry::File, _)) => {
                 let fd = self.openat(path, flags, beneath())?;
-                fchown(&fd, None::<Uid>, gid.map(Gid::from_raw))?;
+                fchown(&fd, uid.map(Uid::from_raw), gid.map(Gid::from_raw))?;
                 if let Some(mode) = mode {
                     fchmod(&fd, Mode::from_bits_truncate(mode))?;
                 }
@@ -229,7 +251,13 @@ impl Dir {
             }
             Some((Entry::Symlink | Entry::Other, _)) => {
                 let group = gid.map(Gid::from_raw);
-                Ok(fchownat(&self.fd, name, None, group, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+                Ok(fchownat(
+                    &self.fd,
+                    name,
+                    uid.map(Uid::from_raw),
+                    group,
+                    AtFlags::AT_SYMLINK_NOFOLLOW,
+                )?)
             }
             None => Err(Errno::ENOENT.into()),
         }

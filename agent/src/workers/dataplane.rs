@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use longshore_abi as abi;
 use longshore_core::image::physical::{Physical, Refused, Subject};
+use longshore_core::image::rows::addr_of;
 use longshore_core::image::{Image, ImageChange, KernelRows, MapOp};
-use longshore_core::model::{Change, NodeView, PodUid, Problem, Time, World};
+use longshore_core::model::{Change, LocalPod, NodeView, PodUid, Problem, Time, World};
 use longshore_core::policy::{self, PolicyCompiler};
 use longshore_core::service::ServiceCompiler;
 use tokio::sync::watch;
@@ -31,6 +33,8 @@ const REFUSED_RETRY_MS: i64 = 10_000;
 pub struct View {
     /// World revision that the kernel's maps mean.
     pub revision: u64,
+    /// There is no World yet, and the rows of the last daemon are in force.
+    pub adopted: bool,
     /// The last write's failure, until one succeeds.
     pub error: Option<String>,
     /// What users' objects asked for and cannot have.
@@ -107,6 +111,7 @@ impl DataplaneWorker {
     pub async fn run(mut self) {
         let mut changes = self.store.subscribe();
         while !self.store.snapshot().synced {
+            self.publish_pinned();
             changes.next().await;
         }
         let world = self.store.snapshot();
@@ -130,6 +135,23 @@ impl DataplaneWorker {
                 () = sleep_until(wake_at) => {}
             }
         }
+    }
+
+    /// Without a World the rows of the last daemon are the truth: a pod whose row is open under its
+    /// interface of now may start containers while the API server is away (I10).
+    fn publish_pinned(&self) {
+        let Ok(rows) = self.dataplane.rows() else { return };
+        let is_open = |local: &LocalPod| {
+            let row = local.attachment.as_ref().and_then(|attachment| {
+                let row = rows.endpoints.get(&addr_of(attachment.ip))?;
+                Some(row.flags & abi::policy::OPEN != 0 && row.ifindex == attachment.ifindex)
+            });
+            row.unwrap_or(false)
+        };
+        let world = self.store.snapshot();
+        let open = world.local.iter().filter(|(_, local)| is_open(local));
+        self.programmed.set(open.map(|(uid, _)| uid.clone()).collect());
+        self.update(|view| view.adopted = !rows.endpoints.is_empty());
     }
 
     /// Also while changes never pause.
@@ -238,13 +260,13 @@ impl DataplaneWorker {
             let waiting: BTreeSet<IpAddr> = self.physical.waiting().collect();
             self.programmed.set(self.open_pods(&self.store.snapshot(), &waiting));
             self.programmed.reach(self.compiled);
-            self.update(|view| view.revision = self.compiled);
+            self.update(|view| (view.revision, view.adopted) = (self.compiled, false));
         }
     }
 
     fn open_pods(&self, world: &World, waiting: &BTreeSet<IpAddr>) -> BTreeSet<PodUid> {
         let image = self.image.lock();
-        let open = |local: &longshore_core::model::LocalPod| {
+        let open = |local: &LocalPod| {
             let attachment = local.attachment.as_ref()?;
             let endpoint = image.endpoints.get(&attachment.ip)?;
             let interface = endpoint.local.as_ref()?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use longshore_core::model::{ObjectKey, PodUid};
 use longshore_core::pod::action::Action;
-use longshore_core::pod::paths;
+use longshore_core::pod::{credentials, paths};
 
 use super::Shared;
 use super::jobs::{Jobs, Place};
@@ -114,7 +114,7 @@ async fn effect(
             .await
         }
         Action::PullImage { image, .. } => {
-            pull(shared, image);
+            pull(shared, key, uid, image);
             Ok(())
         }
         Action::RunSandbox { config, runtime_handler } => {
@@ -151,15 +151,16 @@ fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
 }
 
 /// Starts the pull beside the worker, unless somebody is on it: its end wakes who waits for it.
-fn pull(shared: &Arc<Shared>, image: &str) {
+fn pull(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid, image: &str) {
     if !shared.images.claim(image, crate::clock::now()) {
         return;
     }
+    let auths = credentials_of(shared, key, uid, image);
     let (shared, image) = (shared.clone(), image.to_owned());
     let scope = shared.scope.clone();
     scope.detach(format!("pull {image}"), crate::supervise::Policy::Finite, async move {
         // The decision that sees the outcome tells the event, and after a failure when to retry.
-        match shared.images.pull(&image).await {
+        match shared.images.pull(&image, auths).await {
             Ok(pulled) => tracing::info!(
                 image,
                 took_ms = pulled.took_ms,
@@ -171,6 +172,27 @@ fn pull(shared: &Arc<Shared>, image: &str) {
         }
         failpoint::hit("pod.pulled.after");
     });
+}
+
+/// From the pod's imagePullSecrets; one that cannot be used is told, and the pull is tried with the
+/// others (A53).
+fn credentials_of(
+    shared: &Arc<Shared>,
+    key: &ObjectKey,
+    uid: &PodUid,
+    image: &str,
+) -> Vec<longshore_proto::cri::AuthConfig> {
+    let world = shared.store.snapshot();
+    let Some(pod) = world.pod_of(key, uid) else { return Vec::new() };
+    let (auths, problems) = credentials::of(&world, pod, &key.namespace, image);
+    if !problems.is_empty() {
+        let text = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            problems.join("; ")
+        );
+        shared.event(key, uid, None, true, "FailedToRetrieveImagePullSecret", text);
+    }
+    auths
 }
 
 /// The pod is gone: forget what is stored, then tell the source.

@@ -6,12 +6,17 @@ pub mod dataplane;
 pub mod execute;
 pub mod flows;
 pub mod jobs;
+pub mod mirrors;
+pub mod node;
 pub mod pod;
+pub mod pod_status;
 pub mod pods;
 pub mod probes;
+pub mod routes;
 pub mod status_file;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -140,6 +140,10 @@ impl Worker {
         if !ending && self.stored.as_ref().is_some_and(|stored| stored.ending) {
             (self.stored, self.previous) = (None, None);
         }
+        if self.previous.is_none() {
+            // What the API server was told by a daemon that lost its disk, or never told anybody.
+            self.previous = pod.as_ref().and_then(|pod| pod.status.clone());
+        }
         let Some(observed) = self.observe(pod.as_deref()).await else {
             return Round::Sleep(crate::clock::now().plus_ms(UNOBSERVED.as_millis() as i64));
         };

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 use longshore_core::model::{Change, ObjectKey, PodUid, World};
-use longshore_core::pod::paths;
+use longshore_core::pod::{References, paths};
 use tokio::sync::{Notify, mpsc};
 
 use super::{Shared, pod, status_file};
@@ -29,13 +29,6 @@ struct Worker {
     /// Of the pod's spec: what wakes it.
     references: References,
     _task: Task,
-}
-
-/// Objects whose content a pod shows to its containers.
-#[derive(Default)]
-struct References {
-    config_maps: BTreeSet<String>,
-    secrets: BTreeSet<String>,
 }
 
 struct Pods {
@@ -140,8 +133,11 @@ impl Pods {
                 Change::Secret(key) => self.wake_where(key, |refs| &refs.secrets),
                 // Environment variables and hosts entries name Services of every namespace.
                 Change::Service(_) => self.wake_all(),
+                Change::Token(uid) => self.wake(&BTreeSet::from([uid.clone()])),
                 Change::Synced => self.reconcile_all(),
-                Change::EndpointSlice(_)
+                Change::Node(_)
+                | Change::Mirror(_)
+                | Change::EndpointSlice(_)
                 | Change::Policy(_)
                 | Change::Namespace(_)
                 | Change::Local(_) => {}
@@ -390,47 +386,5 @@ impl Drop for TellEnd {
     fn drop(&mut self) {
         // Nobody listens when the daemon is ending.
         drop(self.tell.send(self.uid.clone()));
-    }
-}
-
-impl References {
-    fn of(pod: &Pod) -> Self {
-        let mut references = Self::default();
-        if let Some(spec) = &pod.spec {
-            references.of_volumes(spec);
-            references.of_environment(spec);
-            let pull = spec.image_pull_secrets.iter().flatten();
-            references.secrets.extend(pull.map(|secret| secret.name.clone()));
-        }
-        references
-    }
-
-    fn of_volumes(&mut self, spec: &PodSpec) {
-        for volume in spec.volumes.iter().flatten() {
-            if let Some(source) = &volume.config_map {
-                self.config_maps.insert(source.name.clone());
-            }
-            self.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
-            let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-            for source in projected {
-                self.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));
-                self.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
-            }
-        }
-    }
-
-    fn of_environment(&mut self, spec: &PodSpec) {
-        let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-        for container in containers {
-            for source in container.env_from.iter().flatten() {
-                self.config_maps.extend(source.config_map_ref.iter().map(|s| s.name.clone()));
-                self.secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
-            }
-            let values = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref());
-            for value in values {
-                self.config_maps.extend(value.config_map_key_ref.iter().map(|s| s.name.clone()));
-                self.secrets.extend(value.secret_key_ref.iter().map(|s| s.name.clone()));
-            }
-        }
     }
 }

@@ -54,17 +54,7 @@ impl Checkpoint {
     }
 
     fn read(&self) -> std::io::Result<Option<String>> {
-        // A link here was not made by us.
-        let file =
-            std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
-        let mut file = match file {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut file, &mut text)?;
-        Ok(Some(text))
+        read(&self.path)
     }
 
     /// Writes beside the file, syncs, and renames: after a crash the old text or the new one is
@@ -80,20 +70,39 @@ impl Checkpoint {
     }
 
     fn replace(&self, text: &str) -> std::io::Result<()> {
-        let beside = self.path.with_extension("json.tmp");
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &self.path)?;
-        match self.path.parent() {
-            Some(directory) => std::fs::File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        replace(&self.path, text)
+    }
+}
+
+/// `None`: there is no such file.
+pub(super) fn read(path: &Path) -> std::io::Result<Option<String>> {
+    // A link here was not made by us.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    let mut file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut file, &mut text)?;
+    Ok(Some(text))
+}
+
+/// Writes `path.tmp`, syncs, and renames. Mode 0600.
+pub(super) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let beside = path.with_extension("json.tmp");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(directory) => std::fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,14 @@
 //! Reads the manifests of a directory: regular files (through links), `*.yaml`, `*.yml`, `*.json`,
-//! no name that begins with a dot (A29).
+//! no name that begins with a dot (A29), and tells when to read them again.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use longshore_core::standalone::FILE_BYTES_MAX;
+use notify::Watcher as _;
+use tokio::sync::Notify;
 
 /// Files of one directory; more are a mistake.
 const FILES_MAX: usize = 4096;
@@ -18,6 +21,21 @@ pub type Text = Result<String, String>;
 /// # Errors
 /// The directory is gone, is none, or may not be read.
 pub fn read(directory: &Path) -> Result<BTreeMap<String, Text>, String> {
+    read_named(directory, is_manifest)
+}
+
+/// All files by name, whatever they are called: how the kubelet reads staticPodPath.
+///
+/// # Errors
+/// The directory is gone, is none, or may not be read.
+pub fn read_all(directory: &Path) -> Result<BTreeMap<String, Text>, String> {
+    read_named(directory, |_| true)
+}
+
+fn read_named(
+    directory: &Path,
+    is_manifest: impl Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Text>, String> {
     let named = |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).map_err(named)? {
@@ -70,4 +88,31 @@ fn read_file(path: &Path) -> Result<Option<String>, String> {
         return Err(format!("has more than {FILE_BYTES_MAX} bytes: split it"));
     }
     String::from_utf8(bytes).map(Some).map_err(|_| "is not UTF-8 text".to_owned())
+}
+
+/// A watch of the directory itself: files are replaced by name, and the links of a mounted
+/// ConfigMap by the swap of `..data`. `None`: the rescan alone must do.
+pub fn watch(directory: &Path, events: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let told = move |event: notify::Result<notify::Event>| {
+        let read = event.is_ok_and(|event| event.kind.is_access() && !is_close_write(&event.kind));
+        if !read {
+            events.notify_one();
+        }
+    };
+    let mut watcher = notify::recommended_watcher(told)
+        .inspect_err(|error| tracing::warn!(%error, "Could not start inotify; the directory is read every 20 s"))
+        .ok()?;
+    watcher.watch(directory, notify::RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}
+
+/// Device and inode.
+pub fn identity_of(directory: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn is_close_write(kind: &notify::EventKind) -> bool {
+    use notify::event::{AccessKind, AccessMode, EventKind};
+    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
 }

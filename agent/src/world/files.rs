@@ -13,11 +13,10 @@ use longshore_core::model::{Change, Kind, ObjectKey, PodUid, Problem, Severity, 
 use longshore_core::standalone::{
     self, Catalog, Inputs, Located, Outcome, Settings, State, finished, parse, state, unreadable,
 };
-use notify::Watcher as _;
 use tokio::sync::Notify;
 
 use super::checkpoint::{Checkpoint, Loaded};
-use super::directory;
+use super::directory::{self, identity_of, watch};
 use super::publish::publish;
 use super::store::{Changes, Store};
 use crate::clock;
@@ -349,33 +348,6 @@ async fn local_change(changes: &mut Changes) {
             return;
         }
     }
-}
-
-/// A watch of the directory itself: files are replaced by name, and the links of a mounted
-/// ConfigMap by the swap of `..data`. `None`: the rescan alone must do.
-fn watch(directory: &Path, events: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-    let told = move |event: notify::Result<notify::Event>| {
-        let read = event.is_ok_and(|event| event.kind.is_access() && !is_close_write(&event.kind));
-        if !read {
-            events.notify_one();
-        }
-    };
-    let mut watcher = notify::recommended_watcher(told)
-        .inspect_err(|error| tracing::warn!(%error, "Could not start inotify; the directory is read every 20 s"))
-        .ok()?;
-    watcher.watch(directory, notify::RecursiveMode::NonRecursive).ok()?;
-    Some(watcher)
-}
-
-/// Device and inode.
-fn identity_of(directory: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-fn is_close_write(kind: &notify::EventKind) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
 }
 
 fn hash(text: &str) -> String {

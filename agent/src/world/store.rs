@@ -55,6 +55,15 @@ impl Store {
         });
     }
 
+    /// From now on only what a source says is known of ConfigMaps and Secrets ([`World::known`]).
+    /// For the start, before anybody looks: no subscriber is woken.
+    pub fn know_by_need(&self) {
+        let mut inner = lock(&self.inner);
+        let mut world = World::clone(&inner.world);
+        world.known.get_or_insert_default();
+        inner.world = Arc::new(world);
+    }
+
     /// Publishes what this node knows of its own pod; `None` forgets it.
     pub fn set_local(&self, uid: &PodUid, local: Option<LocalPod>) {
         self.edit(|world| {

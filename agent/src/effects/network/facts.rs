@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt as _;
+use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkAttribute;
@@ -75,6 +76,28 @@ impl Network {
         let mut addresses: Vec<IpAddr> = found.into_iter().map(|(_, address)| address).collect();
         addresses.dedup();
         Ok(Uplink { addresses, mtu, ifindex })
+    }
+
+    /// Networks that the node has an address on: whoever has one of theirs is reached directly.
+    ///
+    /// # Errors
+    /// A netlink dump failed.
+    pub async fn attached(&self) -> Result<Vec<Ipv4Net>, NetworkError> {
+        let mut messages = self.handle.address().get().execute();
+        let mut found = Vec::new();
+        while let Some(message) =
+            messages.try_next().await.map_err(NetworkError::netlink("list addresses"))?
+        {
+            let length = message.header.prefix_len;
+            let nets = message.attributes.iter().filter_map(|attribute| match attribute {
+                AddressAttribute::Address(IpAddr::V4(ip)) if !ip.is_loopback() => {
+                    Ipv4Net::new(*ip, length).ok()
+                }
+                _ => None,
+            });
+            found.extend(nets.filter(|net| net.prefix_len() < 32));
+        }
+        Ok(found)
     }
 
     async fn default_route_interface(&self) -> Result<Option<u32>, NetworkError> {

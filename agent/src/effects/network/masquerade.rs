@@ -6,7 +6,9 @@ use std::borrow::Cow;
 
 use longshore_core::net::Masquerade;
 use nftables::batch::Batch;
-use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
+use nftables::expr::{
+    Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, SetItem,
+};
 use nftables::helper::{self, NftablesError};
 use nftables::schema::{Chain, FlushObject, NfCmd, NfListObject, Rule, Table};
 use nftables::stmt::{Match, NAT, NATFlag, Operator, Statement};
@@ -63,10 +65,13 @@ fn own_table(plan: &Masquerade) -> Table<'static> {
     Table { family: NfFamily::IP, name: Cow::Owned(plan.table.clone()), handle: None }
 }
 
-/// `ip saddr <pods> ip daddr != <each cluster network> oifname != "ls*" masquerade fully-random`.
+/// `ip saddr <pods> ip daddr != { <cluster networks> } oifname != "ls*" masquerade fully-random`: one
+/// look-up, however many nodes there are.
 fn statements(plan: &Masquerade) -> Vec<Statement<'static>> {
-    let mut all = vec![matches("saddr", Operator::EQ, &plan.from)];
-    all.extend(plan.not_to.iter().map(|cidr| matches("daddr", Operator::NEQ, cidr)));
+    let cluster = plan.not_to.iter().map(|cidr| SetItem::Element(prefix(cidr))).collect();
+    let cluster = Expression::Named(NamedExpression::Set(cluster));
+    let mut all = vec![matches("saddr", Operator::EQ, prefix(&plan.from))];
+    all.push(matches("daddr", Operator::NEQ, cluster));
     all.push(Statement::Match(Match {
         left: Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Oifname })),
         right: Expression::String(format!("{}*", plan.not_out).into()),
@@ -77,18 +82,22 @@ fn statements(plan: &Masquerade) -> Vec<Statement<'static>> {
     all
 }
 
-fn matches(field: &'static str, op: Operator, cidr: &ipnet::IpNet) -> Statement<'static> {
+fn matches(field: &'static str, op: Operator, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match {
         left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
             protocol: "ip".into(),
             field: field.into(),
         }))),
-        right: Expression::Named(NamedExpression::Prefix(Prefix {
-            addr: Box::new(Expression::String(cidr.network().to_string().into())),
-            len: u32::from(cidr.prefix_len()),
-        })),
+        right,
         op,
     })
+}
+
+fn prefix(cidr: &ipnet::IpNet) -> Expression<'static> {
+    Expression::Named(NamedExpression::Prefix(Prefix {
+        addr: Box::new(Expression::String(cidr.network().to_string().into())),
+        len: u32::from(cidr.prefix_len()),
+    }))
 }
 
 fn run(plan: &Masquerade, ruleset: &nftables::schema::Nftables<'_>) -> Result<(), NetworkError> {

@@ -6,6 +6,7 @@
 pub mod facts;
 pub mod masquerade;
 pub mod pod;
+pub mod routes;
 pub mod sysctl;
 
 use std::os::fd::BorrowedFd;

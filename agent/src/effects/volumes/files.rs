@@ -59,6 +59,7 @@ fn same_content(data: &Dir, entries: &Entries, gid: Option<u32>) -> io::Result<b
     if listing(data, "", 0)? != entries.keys().cloned().collect::<BTreeSet<_>>() {
         return Ok(false);
     }
+    let own = nix::unistd::geteuid().as_raw();
     for (path, content) in entries {
         let path = Path::new(path);
         let (Some(parent), Some(leaf)) = (path.parent(), path.file_name()) else {
@@ -71,6 +72,7 @@ fn same_content(data: &Dir, entries: &Entries, gid: Option<u32>) -> io::Result<b
         let group = gid.is_none_or(|gid| stat.st_gid == gid);
         if stat.st_mode & 0o7777 != mode_of(content, gid)
             || !group
+            || stat.st_uid != content.uid.unwrap_or(own)
             || data.read(path, content.data.len() as u64 + 1, false)? != content.data
         {
             return Ok(false);
@@ -118,9 +120,9 @@ fn write_generation(dir: &Dir, entries: &Entries, gid: Option<u32>) -> io::Resul
         };
         let at = at.as_ref().unwrap_or(&data);
         at.create(leaf, &content.data, mode_of(content, gid))?;
-        if gid.is_some() {
+        if gid.is_some() || content.uid.is_some() {
             // chown drops mode bits, so the mode is set again.
-            at.own(leaf, gid, Some(mode_of(content, gid)))?;
+            at.own_by(leaf, content.uid, gid, Some(mode_of(content, gid)))?;
         }
     }
     Ok(name)

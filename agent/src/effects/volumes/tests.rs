@@ -49,7 +49,7 @@ impl Drop for Scratch {
 }
 
 fn content(text: &str, mode: u32) -> FileContent {
-    FileContent { data: text.as_bytes().to_vec(), mode }
+    FileContent { data: text.as_bytes().to_vec(), mode, uid: None }
 }
 
 fn files(entries: &[(&str, &str)]) -> Volume {

@@ -1,5 +1,6 @@
 //! Workers, observer and executors against a runtime in memory.
 
+mod api;
 mod fake;
 mod hanging;
 mod lifecycle;
@@ -173,7 +174,6 @@ fn node_view(pods: &std::path::Path, logs: &std::path::Path) -> NodeView {
         ips: vec!["192.0.2.1".parse().unwrap()],
         addresses: vec!["192.0.2.1".parse().unwrap()],
         zone: String::new(),
-        pod_cidr: "10.0.0.0/24".parse().unwrap(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),

@@ -15,7 +15,7 @@ async fn a51_one_image_is_pulled_once_however_many_ask() {
     assert!(!images.claim("app:1", Time(1)));
     assert!(matches!(images.state("app:1", Time(1)).await.unwrap(), ImageState::Pulling { .. }));
     let mut changed = images.changed();
-    images.pull("app:1").await.unwrap();
+    images.pull("app:1", Vec::new()).await.unwrap();
     assert!(changed.has_changed().unwrap());
     changed.mark_unchanged();
     assert!(matches!(images.state("app:1", Time(2)).await.unwrap(), ImageState::Present { .. }));
@@ -28,7 +28,7 @@ async fn a52_a_failed_pull_says_why_until_the_next_try() {
     let node = Node::new("a52");
     let images = &node.shared.images;
     assert!(images.claim("no:1", Time(0)));
-    images.pull("no:1").await.unwrap_err();
+    images.pull("no:1", Vec::new()).await.unwrap_err();
     match images.state("no:1", Time(1)).await.unwrap() {
         ImageState::Failed { reason, message, .. } => {
             assert_eq!(reason, "ErrImagePull");
@@ -38,7 +38,7 @@ async fn a52_a_failed_pull_says_why_until_the_next_try() {
     }
     node.fake.with(|r| r.registry.push("no:1".into()));
     assert!(images.claim("no:1", Time(2)));
-    images.pull("no:1").await.unwrap();
+    images.pull("no:1", Vec::new()).await.unwrap();
     assert!(matches!(images.state("no:1", Time(3)).await.unwrap(), ImageState::Present { .. }));
 }
 
@@ -48,7 +48,7 @@ async fn f18_a_cancelled_pull_can_be_claimed_again() {
     let images = Images::new(node.shared.cri.clone(), 1);
     assert!(images.claim("x:1", Time(0)));
     {
-        let mut pull = Box::pin(images.pull("x:1"));
+        let mut pull = Box::pin(images.pull("x:1", Vec::new()));
         assert!(futures::poll!(&mut pull).is_pending());
     }
     assert!(images.claim("x:1", Time(1)));
