@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod kubelet;
 pub mod protocol;
 pub mod render;
 pub mod status;

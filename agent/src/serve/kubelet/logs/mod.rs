@@ -1,0 +1,103 @@
+//! `/containerLogs/{namespace}/{pod}/{container}` (A183).
+
+mod format;
+mod options;
+mod reader;
+mod select;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::stream::unfold;
+use hyper::StatusCode;
+
+use super::body::{Answer, stream, text};
+use super::pods::{self, Found};
+use super::query::Query;
+use super::route::PodPath;
+use super::server::Shared;
+use crate::clock;
+use crate::observe::SeenPod;
+use format::Renderer;
+use longshore_core::model::{ObjectKey, PodUid};
+use longshore_core::pod::paths;
+use options::Options;
+use reader::{Place, Reader, Writes};
+
+const BAD: StatusCode = StatusCode::BAD_REQUEST;
+
+pub async fn answer(
+    shared: &Arc<Shared>,
+    (namespace, pod, container): (&str, &str, &str),
+    query: &Query,
+) -> Answer {
+    if pod.is_empty() {
+        return text(BAD, r#"{"message": "Missing podID."}"#);
+    }
+    if container.is_empty() {
+        return text(BAD, r#"{"message": "Missing container name."}"#);
+    }
+    if namespace.is_empty() {
+        return text(BAD, r#"{"message": "Missing podNamespace."}"#);
+    }
+    let options = match options::parse(query, clock::now()) {
+        Ok(options) => options,
+        Err((status, message)) => return text(status, message),
+    };
+    let path = PodPath { key: ObjectKey::new(namespace, pod), uid: None };
+    let Some(found) = pods::find(shared, &path) else {
+        return text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist\n"));
+    };
+    if !pods::has_container(&found.pod, container) {
+        let message = format!("container {container:?} not found in pod {pod:?}\n");
+        return text(StatusCode::NOT_FOUND, message);
+    }
+    match open(shared, &found, container, &options).await {
+        Ok(reader) => stream(unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })),
+        Err(message) => text(BAD, message),
+    }
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    found: &Found,
+    container: &str,
+    options: &Options,
+) -> Result<Reader, String> {
+    let id = select::container_id(&found.key.name, &found.status, container, options.previous)?;
+    let seen = shared.views.pod(found.uid.clone()).await.map_err(|error| error.to_string())?;
+    let path = log_path(found, &seen, &id)
+        .ok_or_else(|| format!("container {id:?} of pod {} is removed", found.key))?;
+    let place = Place { root: shared.settings.pod_logs_dir.clone(), path };
+    let renderer =
+        Renderer::new(options.timestamps, options.since, options.stream, options.limit_bytes);
+    let follow = options.follow.then(|| writes(shared, found, id.clone()));
+    Reader::open(shared.pool.scope(), place, options.tail_lines, renderer, follow)
+        .await
+        .map_err(|error| format!("cannot read the log of container {container:?}: {error}"))
+}
+
+/// `<namespace>_<name>_<uid>/<container>/<attempt>.log` (A206).
+fn log_path(found: &Found, seen: &SeenPod, id: &str) -> Option<PathBuf> {
+    paths::check(&found.key, &found.uid).ok()?;
+    let container = seen.containers.iter().find(|one| one.id == id)?;
+    paths::is_path_name(&container.name).then(|| {
+        PathBuf::from(format!("{}_{}_{}", found.key.namespace, found.key.name, found.uid))
+            .join(paths::log_path(&container.name, container.attempt))
+    })
+}
+
+fn writes(shared: &Arc<Shared>, found: &Found, id: String) -> Writes {
+    let (shared, uid): (Arc<Shared>, PodUid) = (shared.clone(), found.uid.clone());
+    Box::new(move || {
+        let world = shared.views.world();
+        world.local.get(&uid).is_some_and(|local| select::is_running(&local.status, &id))
+    })
+}
