@@ -112,7 +112,6 @@ async fn shared(
         ips: vec!["127.0.0.1".parse()?],
         addresses: vec!["127.0.0.1".parse()?],
         zone: String::new(),
-        pod_cidr: "10.0.0.0/24".parse()?,
         service_cidr: "10.96.0.0/16".parse()?,
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),

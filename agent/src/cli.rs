@@ -29,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the pods, Services and NetworkPolicies of a directory, without a control plane
     Standalone(Box<StandaloneArgs>),
+    /// Be a node of a cluster: register with its API server and run what is scheduled here
+    Node(Box<NodeArgs>),
     /// Show pods, Services, policies and problems (exit 0: all well, 1: degraded, 2: no daemon)
     Status(StatusArgs),
     /// Say why: a pod is not ready, where a Service leads, what happens to a connection
@@ -49,6 +51,38 @@ pub struct StandaloneArgs {
     pub directory: PathBuf,
     #[command(flatten)]
     pub place: StateDir,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Addresses of pods
+    #[arg(long, default_value = "10.85.0.0/16", value_parser = range)]
+    pub pod_cidr: IpNet,
+}
+
+/// Flags of `longshore node`: the kubelet's names for what they mean there, and ours.
+#[derive(Args, Debug, Clone, PartialEq)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub place: StateDir,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// How to reach the API server as this node (user system:node:NAME)
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// How to reach the API server as the dataplane: a ServiceAccount with the rules of
+    /// deploy/rbac.yaml
+    #[arg(long)]
+    pub dataplane_kubeconfig: Option<PathBuf>,
+    /// Directory of pods' volumes and of certificates
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    pub root_dir: PathBuf,
+    /// Labels for the Node when it is registered (key=value,key=value)
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub node_labels: Vec<String>,
+}
+
+/// What every role that runs pods is told.
+#[derive(Args, Debug, Clone, PartialEq)]
+pub struct CommonArgs {
     /// CRI socket of the container runtime [default: containerRuntimeEndpoint of --config, else
     /// unix:///run/containerd/containerd.sock]
     #[arg(long)]
@@ -65,9 +99,6 @@ pub struct StandaloneArgs {
     /// Where the runtime looks for CNI plugins; ours is put there
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
-    /// Addresses of pods
-    #[arg(long, default_value = "10.85.0.0/16", value_parser = range)]
-    pub pod_cidr: IpNet,
     /// Addresses of Services
     #[arg(long, default_value = "10.96.0.0/16", value_parser = range)]
     pub service_cidr: IpNet,
@@ -168,6 +199,11 @@ pub trait Roles {
     /// # Errors
     /// Why the daemon could not start or go on; printed as the last line.
     fn standalone(&self, args: StandaloneArgs) -> anyhow::Result<()>;
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// As [`Roles::standalone`].
+    fn node(&self, args: NodeArgs) -> anyhow::Result<()>;
     /// # Errors
     /// What could not be removed.
     fn cleanup(&self, args: CleanupArgs) -> anyhow::Result<()>;
@@ -222,6 +258,10 @@ fn execute(command: Command, roles: &dyn Roles) -> ExitCode {
     match command {
         Command::Standalone(args) => match needs_root("standalone") {
             Ok(()) => done(roles.standalone(*args)),
+            Err(error) => done(Err(error)),
+        },
+        Command::Node(args) => match needs_root("node") {
+            Ok(()) => done(roles.node(*args)),
             Err(error) => done(Err(error)),
         },
         Command::Cleanup(args) => match needs_root("cleanup") {
@@ -361,20 +401,41 @@ mod tests {
     fn cli_standalone_has_kubelet_habits() {
         let args = standalone("longshore standalone /m");
         assert_eq!(args.place.state_dir, PathBuf::from(STATE_DIR));
-        assert_eq!((args.container_runtime_endpoint, args.cgroup_root), (None, None));
+        let common = args.common;
+        assert_eq!((common.container_runtime_endpoint, common.cgroup_root), (None, None));
         assert_eq!(
-            (args.pod_cidr.to_string(), args.verbosity, args.bpf_log),
+            (args.pod_cidr.to_string(), common.verbosity, common.bpf_log),
             ("10.85.0.0/16".to_owned(), 2, false)
         );
         let all = "longshore standalone /m --state_dir=/s_d --container_runtime_endpoint unix:///c.sock --config /k_c --cgroup-root /x \
                    --cni-conf-dir /a --cni_bin_dir /b --pod-cidr 10.1.0.0/24 --service_cidr 10.2.0.0/24 --node-ip 192.0.2.1 --hostname_override n --bpf_log --v=4";
         let args = standalone(&all.split_whitespace().collect::<Vec<_>>().join(" "));
         assert_eq!(args.place.state_dir, PathBuf::from("/s_d"), "values keep their underscores");
-        assert_eq!(args.config, Some(PathBuf::from("/k_c")));
-        assert_eq!((args.node_name.as_deref(), args.verbosity, args.bpf_log), (Some("n"), 4, true));
+        let common = args.common;
+        assert_eq!(common.config, Some(PathBuf::from("/k_c")));
+        assert_eq!(
+            (common.node_name.as_deref(), common.verbosity, common.bpf_log),
+            (Some("n"), 4, true)
+        );
         for flag in ["-v=5", "-v5", "--v=5"] {
-            assert_eq!(standalone(&format!("longshore standalone /m {flag}")).verbosity, 5);
+            assert_eq!(standalone(&format!("longshore standalone /m {flag}")).common.verbosity, 5);
         }
+    }
+
+    #[test]
+    fn cli_node_takes_the_kubelets_flags() {
+        let line = "longshore node --kubeconfig=/k --dataplane_kubeconfig /d --config=/c --root-dir=/r \
+                    --hostname-override=n1 --node-ip=192.0.2.1 --node-labels=a=b,c/d=e \
+                    --container-runtime-endpoint=unix:///c.sock --v=4 --state-dir /s --cgroup-root /n";
+        let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Ok(Command::Node(args)) = parse(&words) else { panic!("{:?}", parse(&words)) };
+        assert_eq!(args.node_labels, ["a=b", "c/d=e"]);
+        assert_eq!(args.root_dir, PathBuf::from("/r"));
+        assert_eq!(args.common.node_name.as_deref(), Some("n1"));
+        assert_eq!((args.common.verbosity, args.dataplane_kubeconfig), (4, Some("/d".into())));
+        let bare = parse("longshore node --kubeconfig /k").unwrap();
+        let Command::Node(bare) = bare else { panic!("{bare:?}") };
+        assert_eq!(bare.root_dir, PathBuf::from("/var/lib/kubelet"));
     }
 
     #[test]
@@ -384,6 +445,8 @@ mod tests {
             ("longshore standalone /m --pod-cidr 10.0.0.1/8", "did you mean 10.0.0.0/8?"),
             ("longshore standalone", "<DIR>"),
             ("longshore staus", "status"),
+            ("longshore node", "--kubeconfig"),
+            ("longshore node --kubeconfig /k --node-lables a=b", "--node-labels"),
             ("longshore explain flow --from a", "--to"),
         ] {
             let error = parse(line).unwrap_err();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use longshore::app;
-use longshore::cli::{self, CleanupArgs, Roles, StandaloneArgs};
+use longshore::cli::{self, CleanupArgs, NodeArgs, Roles, StandaloneArgs};
 use longshore::telemetry;
 
 /// What the command line starts.
@@ -11,8 +11,13 @@ struct Daemon;
 
 impl Roles for Daemon {
     fn standalone(&self, args: StandaloneArgs) -> anyhow::Result<()> {
-        telemetry::init(args.verbosity).map_err(anyhow::Error::msg)?;
-        app::standalone(&app::Options::of(args))
+        telemetry::init(args.common.verbosity).map_err(anyhow::Error::msg)?;
+        app::standalone(app::Options::standalone(args))
+    }
+
+    fn node(&self, args: NodeArgs) -> anyhow::Result<()> {
+        telemetry::init(args.common.verbosity).map_err(anyhow::Error::msg)?;
+        app::node(app::Options::node(args)?)
     }
 
     fn cleanup(&self, args: CleanupArgs) -> anyhow::Result<()> {

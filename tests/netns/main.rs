@@ -2,4 +2,5 @@
 //! Needs root; without it every test here is an error, not a skip.
 
 mod interface;
+mod routes;
 mod space;

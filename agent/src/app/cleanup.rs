@@ -11,11 +11,12 @@ use ipnet::IpNet;
 use longshore_core::config::KubeletConfig;
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid};
-use longshore_core::net::masquerade as masquerade_plan;
+use longshore_core::net::{Routes, masquerade as masquerade_plan};
 use longshore_core::pod::paths;
 
+use super::Options;
 use super::ground::{StateDir, require_root};
-use super::{Options, configuration};
+use super::options::configuration;
 use crate::clock;
 use crate::cni::{AttachmentSink, Cni, CniConfig, Conf, Hooks, Ledger};
 use crate::dataplane::Dataplane;
@@ -85,11 +86,14 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
         bin_dir: options.cni_bin_dir.clone(),
         socket: state.cni_socket(),
     };
-    let IpNet::V4(pod_cidr) = options.pod_cidr else { bail!("pod CIDR {}", options.pod_cidr) };
+    let range = match options.pod_cidr() {
+        Some(IpNet::V4(range)) => Some(range),
+        _ => None,
+    };
+    let pods_dir = options.pods_dir(&state.root);
     let mut failed = 0;
     let network = Network::open(&scope)?;
-    let (ledger, _) =
-        Ledger::load(&state.ledger(), pod_cidr, &super::node::boot_id()?, clock::now());
+    let (ledger, _) = Ledger::load(&state.ledger(), range, &super::facts::boot_id()?, clock::now());
     let interfaces: Vec<String> =
         ledger.entries().values().map(|entry| entry.attachment.ifname.clone()).collect();
 
@@ -98,14 +102,16 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let cni =
         Cni::new(place, network.clone(), Box::new(Ending), Box::new(Ending), ledger, scope.clone());
     report(&mut failed, "the last daemon's CNI socket", cni.serve(&state.cni_socket()));
-    let pods = volumes::pods(&state.pods());
+    let pods = volumes::pods(&pods_dir);
     let removed = remove_pods(&config, &pods).await;
     report(&mut failed, &format!("{} pod(s) in the runtime", pods.len()), removed);
     report(&mut failed, "CNI configuration and plugin", conf.remove());
     for name in interfaces {
         report(&mut failed, &format!("interface {name}"), network.delete_link(&name).await);
     }
-    let plan = masquerade_plan(options.pod_cidr, [options.service_cidr]);
+    report(&mut failed, "routes to other nodes", network.set_routes(&Routes::new()).await);
+    // Of the plan only the table's name counts.
+    let plan = masquerade_plan(options.service_cidr, []);
     report(&mut failed, &format!("nftables table {}", plan.table), masquerade::remove(&plan));
     report(&mut failed, "eBPF programs, links and maps", Dataplane::remove(&state.bpffs()));
     let root = config.cgroup_root.trim_end_matches('/').to_owned();
@@ -114,8 +120,8 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
         KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_pods(&pods));
     report(&mut failed, &format!("the pods' cgroups below {kubepods}"), cgroups);
     for uid in pods {
-        let dir = state.pods().join(&uid).display().to_string();
-        report(&mut failed, &format!("volumes of {uid}"), volumes::remove(&state.pods(), &dir));
+        let dir = pods_dir.join(&uid).display().to_string();
+        report(&mut failed, &format!("volumes of {uid}"), volumes::remove(&pods_dir, &dir));
         for logs in logs_of(Path::new(&config.pod_logs_dir), &uid) {
             let removed = logs::remove(Path::new(&config.pod_logs_dir), &logs);
             report(&mut failed, &logs.display().to_string(), removed);

@@ -20,6 +20,13 @@ pub fn require_root() -> Result<()> {
     )
 }
 
+/// Makes a directory that only root can read, and those above it.
+pub fn make_private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+        format!("cannot make {}; give a writable place with --state-dir", path.display())
+    })
+}
+
 /// Everything below `--state-dir`.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -29,24 +36,14 @@ pub struct StateDir {
 impl StateDir {
     /// Makes the directory, readable for root only.
     pub fn create(root: &Path) -> Result<Self> {
-        let make = |path: &Path| {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-                format!("cannot make {}; give a writable place with --state-dir", path.display())
-            })
-        };
-        make(root)?;
+        make_private(root)?;
         let root = root.canonicalize().with_context(|| format!("resolve {}", root.display()))?;
         let state = Self { root };
-        make(&state.pods())?;
-        make(&state.bpffs())?;
+        make_private(&state.bpffs())?;
         if fs::metadata(&state.root)?.uid() != 0 {
             bail!("{} belongs to another user; it holds what root executes", state.root.display());
         }
         Ok(state)
-    }
-
-    pub fn pods(&self) -> PathBuf {
-        self.root.join("pods")
     }
 
     pub fn bpffs(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use longshore_core::oracle::{Opener, explain_flow};
 use longshore_core::standalone::Located;
 use tokio::sync::watch;
 
+use super::body::Body;
 use crate::clock;
 use crate::dataplane::Dataplane;
 use crate::effects::events::Recorder;
@@ -19,14 +20,14 @@ use crate::serve::{NodeFacts, Views};
 use crate::workers::dataplane::{SharedImage, View};
 use crate::workers::{Explanations, flows};
 use crate::world::Store;
-use crate::world::files::Files;
 
 /// Handles to everything that can be shown.
 pub struct Windows {
     pub store: Store,
     /// Without what degrades: that is asked when somebody looks.
     pub node: NodeFacts,
-    pub files: Files,
+    /// What is wrong with the source of the World.
+    pub source_problems: Box<dyn Fn() -> Vec<Located> + Send + Sync>,
     pub recorder: Recorder,
     pub explanations: Explanations,
     pub runtime: watch::Receiver<Option<RuntimeStatus>>,
@@ -34,6 +35,27 @@ pub struct Windows {
     pub image: SharedImage,
     pub view: watch::Receiver<View>,
     pub flows: watch::Receiver<flows::View>,
+}
+
+impl Windows {
+    pub fn of(
+        body: &Body,
+        role: &str,
+        source_problems: Box<dyn Fn() -> Vec<Located> + Send + Sync>,
+    ) -> Self {
+        Self {
+            store: body.store.clone(),
+            node: body.facts(role),
+            source_problems,
+            recorder: body.recorder.clone(),
+            explanations: body.explanations.clone(),
+            runtime: body.observer.status(),
+            dataplane: body.dataplane.clone(),
+            image: body.image.clone(),
+            view: body.view.clone(),
+            flows: body.flows.clone(),
+        }
+    }
 }
 
 impl Views for Windows {
@@ -70,7 +92,7 @@ impl Views for Windows {
 
     fn problems(&self) -> Vec<Located> {
         let compiled = self.view.borrow().problems.clone();
-        let mut all = self.files.problems();
+        let mut all = (self.source_problems)();
         // What only the compilers can see has no line of a file.
         all.extend(compiled.into_iter().map(|problem| Located {
             file: String::new(),

@@ -17,6 +17,11 @@ use thiserror::Error;
 
 #[derive(Debug, Error)]
 pub enum LedgerError {
+    #[error(
+        "this node has no pod CIDR yet: spec.podCIDR of its Node object is empty (is the \
+         controller manager run with --allocate-node-cidrs?)"
+    )]
+    NoRange,
     #[error("{0}")]
     Full(String),
     #[error(
@@ -25,6 +30,9 @@ pub enum LedgerError {
     )]
     Write { path: PathBuf, source: io::Error },
 }
+
+/// Of a ledger that knows no range: it has no address to give.
+const NO_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32);
 
 /// One sandbox's place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,21 +62,30 @@ struct Stored {
 }
 
 impl Ledger {
-    /// Reads the ledger of this boot. A bad file is moved aside and named in the second value: a
+    /// Reads the ledger of this boot; without a `pod_cidr` the one that was stored last holds, until
+    /// [`Ledger::set_range`]. A bad file is moved aside and named in the second value: a
     /// state file never stops the daemon (F39); what is live is found again by GC.
-    pub fn load(path: &Path, pod_cidr: Ipv4Net, boot_id: &str, now: Time) -> (Self, Vec<String>) {
+    pub fn load(
+        path: &Path,
+        pod_cidr: Option<Ipv4Net>,
+        boot_id: &str,
+        now: Time,
+    ) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let stored = match read(path) {
-            Ok(stored) => stored.filter(|stored| stored.boot_id == boot_id),
+            Ok(stored) => stored,
             Err(problem) => {
                 problems.push(set_aside(path, &problem));
                 None
             }
         };
+        // The range outlives a boot, the interfaces do not.
+        let last = stored.as_ref().and_then(|stored| Ipam::range_of(&stored.ipam));
+        let range = pod_cidr.or(last).unwrap_or(NO_RANGE);
+        let stored = stored.filter(|stored| stored.boot_id == boot_id);
         let entries = stored.as_ref().map(|stored| stored.entries.clone()).unwrap_or_default();
         let live = entries.values().map(|entry| (&entry.uid, &entry.attachment));
-        let restored =
-            Ipam::restore(pod_cidr, stored.as_ref().map(|stored| &stored.ipam), live, now);
+        let restored = Ipam::restore(range, stored.as_ref().map(|stored| &stored.ipam), live, now);
         problems.extend(restored.problems);
         let ledger = Self {
             path: path.to_owned(),
@@ -77,6 +94,25 @@ impl Ledger {
             entries,
         };
         (ledger, problems)
+    }
+
+    /// Where addresses come from; `None`: nobody has said yet.
+    pub fn range(&self) -> Option<Ipv4Net> {
+        Some(self.ipam.range()).filter(|range| *range != NO_RANGE)
+    }
+
+    /// Addresses come from `range` from now on. Interfaces keep those of another range until they
+    /// go. Returns what is odd about it.
+    pub fn set_range(&mut self, range: Ipv4Net, now: Time) -> Vec<String> {
+        if self.range() == Some(range.trunc()) {
+            return Vec::new();
+        }
+        let live = self.entries.values().map(|entry| (&entry.uid, &entry.attachment));
+        let restored = Ipam::restore(range, None, live, now);
+        self.ipam = restored.ipam;
+        let mut problems = restored.problems;
+        problems.extend(self.save().err().map(|error| error.to_string()));
+        problems
     }
 
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
@@ -93,6 +129,9 @@ impl Ledger {
         uid: &PodUid,
         now: Time,
     ) -> Result<Ipv4Addr, LedgerError> {
+        if self.range().is_none() {
+            return Err(LedgerError::NoRange);
+        }
         let address = self
             .ipam
             .allocate(sandbox, uid, now)
@@ -201,7 +240,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("longshore-ledger-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let range = "10.0.0.0/24".parse().unwrap();
-        let (mut ledger, _) = Ledger::load(&dir.join("network.json"), range, "boot", Time(0));
+        let (mut ledger, _) = Ledger::load(&dir.join("network.json"), Some(range), "boot", Time(0));
         let uid = PodUid::new("u1");
         let ip = ledger.allocate("s1", &uid, Time(5)).unwrap();
         let entry = Entry {

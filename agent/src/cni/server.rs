@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use longshore_cni::{CODE_FAILED, CODE_INVALID, CODE_TRY_AGAIN, Error, Request, Response};
 use longshore_core::model::observed::Attachment;
 use longshore_core::model::{ObjectKey, PodUid, Time};
@@ -109,6 +110,22 @@ impl Cni {
             }
         }
         Ok(())
+    }
+
+    /// Addresses of pods come from `range` from now on.
+    pub async fn set_range(&self, range: Ipv4Net) {
+        let mut ledger = self.shared.ledger.lock().await;
+        if let Some(old) = ledger.range().filter(|old| *old != range.trunc()) {
+            tracing::warn!(%old, new = %range, "The node's pod CIDR changed; running pods keep their addresses");
+        }
+        for problem in ledger.set_range(range, clock::now()) {
+            tracing::warn!(problem, "The network ledger");
+        }
+    }
+
+    /// Where addresses come from; `None`: nobody has said yet.
+    pub async fn range(&self) -> Option<Ipv4Net> {
+        self.shared.ledger.lock().await.range()
     }
 
     /// Sandboxes of `listed` that the ledger does not know: all of them when its file was lost.
@@ -472,7 +489,7 @@ fn network_failure(error: &NetworkError) -> Error {
 
 fn ledger_failure(error: &LedgerError) -> Error {
     let code = match error {
-        LedgerError::Full(_) => CODE_TRY_AGAIN,
+        LedgerError::Full(_) | LedgerError::NoRange => CODE_TRY_AGAIN,
         LedgerError::Write { .. } => CODE_FAILED,
     };
     Error { code, msg: error.to_string(), details: cause_of(error) }
