@@ -1,0 +1,281 @@
+//! The same pods on kubelet v1.37.1 and on Longshore: the same status, the same events, the same Node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use longshore_tests::cluster::{Agent, Cluster};
+use serde_json::{Value, json};
+
+use crate::script::*;
+
+/// Values that may differ: where in a pod's status, and why. Only the value is excused, never that
+/// the field is there.
+const EXCUSED_IN_STATUS: &[(&str, &str)] = &[
+    ("/startTime", "a time"),
+    ("/conditions/*/lastTransitionTime", "a time"),
+    ("/containerStatuses/*/state/*/startedAt", "a time"),
+    ("/containerStatuses/*/state/*/finishedAt", "a time"),
+    ("/containerStatuses/*/lastState/*/startedAt", "a time"),
+    ("/containerStatuses/*/lastState/*/finishedAt", "a time"),
+    ("/initContainerStatuses/*/state/*/startedAt", "a time"),
+    ("/initContainerStatuses/*/state/*/finishedAt", "a time"),
+    ("/containerStatuses/*/containerID", "an ID of the runtime"),
+    ("/containerStatuses/*/state/*/containerID", "an ID of the runtime"),
+    ("/containerStatuses/*/lastState/*/containerID", "an ID of the runtime"),
+    ("/initContainerStatuses/*/containerID", "an ID of the runtime"),
+    ("/initContainerStatuses/*/state/*/containerID", "an ID of the runtime"),
+    ("/podIP", "an address"),
+    ("/podIPs/*/ip", "an address"),
+];
+
+/// As [`EXCUSED_IN_STATUS`], in a Node without its `spec` and most of its metadata.
+const EXCUSED_IN_NODE: &[(&str, &str)] = &[
+    ("/status/conditions/*/lastHeartbeatTime", "a time"),
+    ("/status/conditions/*/lastTransitionTime", "a time"),
+    ("/status/nodeInfo/kubeletVersion", "it says that it is Longshore"),
+    (
+        "/status/images",
+        "their order and digests are the runtime's; a13 and a14 have tests of their own",
+    ),
+    ("/status/allocatable", "the lab gives only the kubelet eviction thresholds of its own"),
+    ("/status/capacity/ephemeral-storage", "kubelet measures the root of its image file system"),
+    ("/status/declaredFeatures", "features that are not there are not declared"),
+];
+
+/// No excuse may be about one of these.
+const NEVER_EXCUSED: [&str; 5] = ["phase", "reason", "exitCode", "restartCount", "Ready"];
+
+/// What one agent made of it.
+struct Seen {
+    /// Pod name → status, with UIDs and names of pods made the same.
+    statuses: BTreeMap<String, Value>,
+    /// Pod name → type, reason and component of its events.
+    events: BTreeMap<String, BTreeSet<String>>,
+    node: Value,
+}
+
+fn seen() -> &'static [Seen; 2] {
+    static SEEN: OnceLock<[Seen; 2]> = OnceLock::new();
+    SEEN.get_or_init(|| [Agent::Kubelet, Agent::Longshore].map(look))
+}
+
+/// A pod, and when its status is the one to compare.
+struct Case {
+    name: &'static str,
+    manifest: String,
+    settled: fn(&Value) -> bool,
+}
+
+fn case(name: &'static str, manifest: String, settled: fn(&Value) -> bool) -> Case {
+    Case { name, manifest, settled }
+}
+
+/// The five of every comparison first, then what else has a reason of its own.
+fn cases() -> Vec<Case> {
+    let with =
+        |manifest: String, container: &str| manifest.trim_end().to_owned() + "\n" + container;
+    let never = "  restartPolicy: Never\n";
+    let init =
+        format!("  initContainers: [{{name: first, image: {WORKLOAD}, args: [exit, '0']}}]\n");
+    let flip = shell("flip", "touch /tmp/ready; sleep 1000000", "");
+    let probe = "      readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}\n";
+    let oom = pod_of("oom", "", AGNHOST, never)
+        .replace("args: ['']", "command: [/bin/dd, if=/dev/zero, of=/dev/null, bs=200M, count=1]");
+    let missing = pod("noimage", "sleep", "").replace("workload:1", "is-not-there:1");
+    let rich =
+        "      resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 500m, memory: 64Mi}}
+      ports: [{containerPort: 8080}]
+      livenessProbe: {httpGet: {path: /healthz, port: 8080}}
+      startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+      volumeMounts: [{name: scratch, mountPath: /scratch}]
+  volumes: [{name: scratch, emptyDir: {}}]\n";
+    vec![
+        case("always", pod("always", "sleep", ""), is_ready),
+        case("never", pod("never", "exit 3 --after 1", never), |pod| phase(pod) == "Failed"),
+        case("init", pod("init", "sleep", &init), is_ready),
+        case("flip", with(flip, probe), |pod| has_run(pod) && !is_ready(pod)),
+        case("oom", with(oom, "      resources: {limits: {memory: 24Mi}}\n"), |pod| {
+            phase(pod) == "Failed"
+        }),
+        case("succeeds", pod("succeeds", "exit 0", "  restartPolicy: OnFailure\n"), |pod| {
+            phase(pod) == "Succeeded"
+        }),
+        case("crash", pod("crash", "exit 4 --after 1", ""), |pod| {
+            waits(pod) == "CrashLoopBackOff" && container(pod)["restartCount"] == 1
+        }),
+        case("noimage", with(missing, "      imagePullPolicy: Never\n"), |pod| {
+            waits(pod) == "ErrImageNeverPull"
+        }),
+        case(
+            "noconfig",
+            with(
+                pod("noconfig", "sleep", ""),
+                "      envFrom: [{configMapRef: {name: is-not-there}}]\n",
+            ),
+            |pod| waits(pod) == "CreateContainerConfigError",
+        ),
+        case("rich", with(pod("rich", "web --port 8080", ""), rich), is_ready),
+    ]
+}
+
+fn container(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]
+}
+
+fn phase(pod: &Value) -> String {
+    text(pod, "/status/phase")
+}
+
+/// The reason for which its container waits.
+fn waits(pod: &Value) -> String {
+    text(container(pod), "/state/waiting/reason")
+}
+
+fn has_run(pod: &Value) -> bool {
+    container(pod)["state"]["running"].is_object()
+}
+
+fn look(agent: Agent) -> Seen {
+    let cluster = cluster("parity", 1, |options| options.agent = agent);
+    let space = e2e(&cluster);
+    let mut seen = Seen { statuses: BTreeMap::new(), events: BTreeMap::new(), node: Value::Null };
+    for Case { name, manifest, settled } in cases() {
+        space.apply(&manifest);
+        if name == "flip" {
+            space.wait_ready(name);
+            space.kubectl("exec flip -- rm /tmp/ready").check().unwrap();
+        }
+        let pod = space.wait(&format!("pod {name}"), "to compare", settled);
+        let uid = text(&pod, "/metadata/uid");
+        let status = replace_text(pod["status"].clone(), &uid, "UID");
+        seen.statuses.insert(name.to_owned(), status);
+        seen.events.insert(name.to_owned(), events(&space, name));
+    }
+    seen.node = node_object(&cluster);
+    seen
+}
+
+fn events(space: &Space<'_>, name: &str) -> BTreeSet<String> {
+    // The last of them may follow the status by a moment.
+    let mut last = BTreeSet::new();
+    poll("events that do not change", || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let list = space.get(&format!("events --field-selector involvedObject.name={name}"));
+        let one = |event: &Value| {
+            ["/type", "/reason", "/source/component", "/involvedObject/fieldPath"]
+                .map(|field| text(event, field))
+                .join(" ")
+        };
+        let now: BTreeSet<String> = items(&list).iter().map(one).collect();
+        let same = now == last;
+        last = now;
+        Ok(same)
+    })
+    .unwrap();
+    last
+}
+
+fn node_object(cluster: &Cluster) -> Value {
+    let node = e2e(cluster).get("node n1");
+    let metadata = &node["metadata"];
+    json!({
+        "labels": metadata["labels"],
+        "annotations": metadata["annotations"],
+        "taints": node["spec"]["taints"],
+        "status": node["status"],
+    })
+}
+
+fn replace_text(value: Value, from: &str, to: &str) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace(from, to)),
+        Value::Array(items) => items.into_iter().map(|item| replace_text(item, from, to)).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(key, value)| (key, replace_text(value, from, to))).collect()
+        }
+        other => other,
+    }
+}
+
+/// Puts a word in the place of what a pattern names. `*` is any element or field.
+pub fn excuse(value: &mut Value, pattern: &str) {
+    let Some(rest) = pattern.strip_prefix('/') else {
+        *value = Value::String("excused".to_owned());
+        return;
+    };
+    let (head, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match value {
+        Value::Array(items) if head == "*" => items.iter_mut().for_each(|item| excuse(item, tail)),
+        Value::Object(fields) if head == "*" => {
+            fields.values_mut().for_each(|field| excuse(field, tail));
+        }
+        Value::Object(fields) => {
+            if let Some(field) = fields.get_mut(head) {
+                excuse(field, tail);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// One line for each place where they are not the same.
+pub fn differences(at: &str, wanted: &Value, got: &Value, found: &mut Vec<String>) {
+    match (wanted, got) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+                let (one, two) = (&wanted[key.as_str()], &got[key.as_str()]);
+                differences(&format!("{at}/{key}"), one, two, found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (one, two)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{at}/{index}"), one, two, found);
+            }
+        }
+        (one, two) if one == two => {}
+        (one, two) => found.push(format!("{at}: wanted {one}, got {two}")),
+    }
+}
+
+#[test]
+fn a64_a65_a66_a68_a69_a70_a_pods_status_is_the_kubelets() {
+    for (pattern, _) in EXCUSED_IN_STATUS {
+        assert!(NEVER_EXCUSED.iter().all(|word| !pattern.contains(word)), "{pattern}");
+    }
+    let [kubelet, longshore] = seen();
+    let mut found = Vec::new();
+    for (name, wanted) in &kubelet.statuses {
+        let (mut wanted, mut got) = (wanted.clone(), longshore.statuses[name].clone());
+        for (pattern, _) in EXCUSED_IN_STATUS {
+            excuse(&mut wanted, pattern);
+            excuse(&mut got, pattern);
+        }
+        differences(name, &wanted, &got, &mut found);
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a194_a_pods_events_are_the_kubelets() {
+    let [kubelet, longshore] = seen();
+    let mut found = Vec::new();
+    for (name, wanted) in &kubelet.events {
+        let got = &longshore.events[name];
+        found.extend(wanted.difference(got).map(|one| format!("{name}: not told: {one}")));
+        found.extend(got.difference(wanted).map(|one| format!("{name}: not the kubelet's: {one}")));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a2_a6_a8_a9_a10_a15_a16_the_node_is_the_kubelets() {
+    let [kubelet, longshore] = seen();
+    let (mut wanted, mut got) = (kubelet.node.clone(), longshore.node.clone());
+    for (pattern, _) in EXCUSED_IN_NODE {
+        excuse(&mut wanted, pattern);
+        excuse(&mut got, pattern);
+    }
+    let mut found = Vec::new();
+    differences("node", &wanted, &got, &mut found);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
