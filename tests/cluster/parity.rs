@@ -37,7 +37,6 @@ const EXCUSED_IN_NODE: &[(&str, &str)] = &[
         "/status/images",
         "their order and digests are the runtime's; a13 and a14 have tests of their own",
     ),
-    ("/status/allocatable", "the lab gives only the kubelet eviction thresholds of its own"),
     ("/status/capacity/ephemeral-storage", "kubelet measures the root of its image file system"),
     ("/status/declaredFeatures", "features that are not there are not declared"),
 ];

@@ -39,10 +39,11 @@ pub fn init(v: u8) -> Result<(), String> {
     Ok(())
 }
 
+/// The API client's library logs every call that fails; the world says it once, with what to do.
 fn directives(v: u8) -> &'static str {
     match v {
-        0 => "warn",
-        1..=3 => "warn,longshore=info",
+        0 => "warn,kube_client=off,kube_runtime=off",
+        1..=3 => "warn,kube_client=off,kube_runtime=off,longshore=info",
         4 => "info,longshore=debug",
         _ => "info,longshore=trace",
     }

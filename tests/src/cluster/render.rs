@@ -83,7 +83,8 @@ pub(super) struct NodeFiles<'a> {
     pub key: &'a str,
 }
 
-/// The KubeletConfiguration that Longshore and the kubelet read alike.
+/// The KubeletConfiguration that Longshore and the kubelet read alike. No node is under pressure
+/// because of somebody else's full disk.
 pub(super) fn kubelet_configuration(files: &NodeFiles<'_>) -> String {
     let NodeFiles { endpoint, cgroup_root, ca, cert, key, .. } = files;
     let (dir, ip) = (files.dir.display(), node_ip(files.number));
@@ -107,6 +108,12 @@ cgroupsPerQOS: true
 clusterDNS: [{CLUSTER_DNS_IP}]
 clusterDomain: {CLUSTER_DOMAIN}
 containerRuntimeEndpoint: "{endpoint}"
+evictionHard:
+  memory.available: 100Mi
+  nodefs.available: 1%
+  nodefs.inodesFree: 0%
+  imagefs.available: 1%
+  imagefs.inodesFree: 0%
 failCgroupV1: false
 failSwapOn: false
 maxPods: 110
@@ -119,17 +126,11 @@ tlsPrivateKeyFile: "{key}"
     )
 }
 
-/// What only the kubelet needs to leave this machine alone: no eviction and no image removed because
-/// of somebody else's full disk, no directory outside the node's own.
+/// What only the kubelet needs to leave this machine alone: no image removed because of somebody
+/// else's full disk, no directory outside the node's own.
 pub(super) fn kubelet_only(dir: &Path) -> String {
     format!(
-        r#"evictionHard:
-  memory.available: 100Mi
-  nodefs.available: 1%
-  nodefs.inodesFree: 0%
-  imagefs.available: 1%
-  imagefs.inodesFree: 0%
-imageGCHighThresholdPercent: 100
+        r#"imageGCHighThresholdPercent: 100
 volumePluginDir: "{}/volume-plugins"
 "#,
         dir.display()
