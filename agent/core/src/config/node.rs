@@ -38,7 +38,6 @@ pub struct NodeConfig {
     pub lease_duration_s: i32,
     /// `None` is `-1`: all (A14).
     pub status_max_images: Option<usize>,
-    pub sync_frequency_ms: i64,
     /// Directory of static pods; empty: none (A29).
     pub static_pod_path: String,
     pub file_check_frequency_ms: i64,
@@ -178,7 +177,6 @@ impl Default for NodeConfig {
             status_report_frequency_ms: 300_000,
             lease_duration_s: 40,
             status_max_images: Some(50),
-            sync_frequency_ms: 60_000,
             static_pod_path: String::new(),
             file_check_frequency_ms: 20_000,
             server: ServerConfig::default(),

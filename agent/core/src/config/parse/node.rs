@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use super::reader::Reader;
 use crate::config::NodeConfig;
-use crate::model::Quantity;
+use crate::model::{Quantity, Severity};
 
 const HOUR_MS: i64 = 3_600_000;
+/// How often a pod is looked at when nothing changes.
+const RESYNC_MS: i64 = 60_000;
 const RESERVABLE: [&str; 4] = ["cpu", "memory", "ephemeral-storage", "pid"];
 
 impl Reader {
@@ -23,7 +25,7 @@ impl Reader {
         self.pod_cidr(node);
         self.text("staticPodPath", &mut node.static_pod_path);
         self.millis("fileCheckFrequency", 1..=24 * HOUR_MS, &mut node.file_check_frequency_ms);
-        self.millis("syncFrequency", 1..=24 * HOUR_MS, &mut node.sync_frequency_ms);
+        self.sync_frequency();
         self.reporting(node);
         self.reservations(node);
         self.enforcement();
@@ -49,6 +51,16 @@ impl Reader {
         let mut images = 50;
         self.number("nodeStatusMaxImages", -1..=i64::from(i32::MAX), &mut images);
         node.status_max_images = usize::try_from(images).ok();
+    }
+
+    /// Pods are looked at when something of theirs changes, and each minute whatever it says (A34).
+    fn sync_frequency(&mut self) {
+        let mut asked_ms = RESYNC_MS;
+        self.millis("syncFrequency", 1..=24 * HOUR_MS, &mut asked_ms);
+        if asked_ms != RESYNC_MS {
+            let text = "has no effect: pods are looked at on every change, and each minute";
+            self.problem(Severity::Warning, "syncFrequency", text.into());
+        }
     }
 
     fn pod_cidr(&mut self, node: &mut NodeConfig) {
