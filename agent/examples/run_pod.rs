@@ -101,7 +101,7 @@ async fn shared(
     cgroup_root: &str,
 ) -> anyhow::Result<Arc<Shared>> {
     let kubepods = format!("{}/kubepods", cgroup_root.trim_end_matches('/'));
-    let cgroups = KernelCgroups::new(cgroup_root, &kubepods, 2000)?;
+    let cgroups = KernelCgroups::new(cgroup_root, &kubepods)?;
     println!("{:?}", cgroups.node_facts());
     let cri = Cri::new(socket)?;
     let version = cri.wait_ready().await?;
@@ -119,6 +119,7 @@ async fn shared(
         hosts_file: std::fs::read_to_string("/etc/hosts")?,
         cpu_milli: 2000,
         memory_bytes: 4 << 30,
+        pids_max: None,
         kubepods_cgroup: kubepods,
         systemd_cgroups: false,
         cgroup_v2: cgroups.node_facts().cgroup_v2,

@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{CgroupDriver, KubeletConfig};
 use longshore_core::model::{NodeView, ObjectKey, PodUid, SandboxState, Time};
 use longshore_core::net::pod_mtu;
+use longshore_core::pod::cgroup::of_all_pods;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -31,7 +32,7 @@ use crate::serve::NodeFacts;
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::{DataplaneWorker, SharedImage, View};
 use crate::workers::{
-    Explanations, ExtraHosts, PodSink, Programmed, STEP_PATIENCE, Shared, flows, pods,
+    Explanations, ExtraHosts, PodSink, Programmed, STEP_PATIENCE, Shared, allocatable, flows, pods,
 };
 use crate::world::Store;
 
@@ -145,8 +146,8 @@ impl Body {
         check_cgroup_driver(&cri).await?;
         let observer = observe(&scope, &cri, &node).await;
         recover(&cni, &observer).await;
-        let kernel_cgroups =
-            KernelCgroups::new(&config.cgroup_root, &node.kubepods_cgroup, node.cpu_milli)?;
+        let kernel_cgroups = KernelCgroups::new(&config.cgroup_root, &node.kubepods_cgroup)?
+            .with_all_pods(of_all_pods(&node, &config.node).map_err(anyhow::Error::msg)?);
         kernel_cgroups.ensure_levels()?;
         Ok(Self {
             supervisor,
@@ -209,6 +210,13 @@ impl Body {
         self.scope.detach("pods", Policy::Critical, pods::run(Arc::new(shared)));
         let lose = lose(self.cni.clone(), ended_links(&self.scope)?);
         self.scope.detach("lost-interfaces", Policy::Critical, lose);
+        let limit = allocatable::run(
+            self.cgroups.clone(),
+            self.scope.clone(),
+            self.recorder.clone(),
+            self.node.name.clone(),
+        );
+        self.scope.detach("allocatable", Policy::Critical, limit);
         let collect = collect(self.cni.clone(), self.observer.clone());
         self.scope.detach("collect-interfaces", Policy::Critical, collect);
         Ok(())

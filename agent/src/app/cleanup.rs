@@ -117,7 +117,7 @@ async fn steps(state: &StateDir, options: &Options) -> Result<usize> {
     let root = config.cgroup_root.trim_end_matches('/').to_owned();
     let kubepods = format!("{root}/kubepods");
     let cgroups =
-        KernelCgroups::new(&config.cgroup_root, &kubepods, 0).and_then(|c| c.remove_pods(&pods));
+        KernelCgroups::new(&config.cgroup_root, &kubepods).and_then(|c| c.remove_pods(&pods));
     report(&mut failed, &format!("the pods' cgroups below {kubepods}"), cgroups);
     for uid in pods {
         let dir = pods_dir.join(&uid).display().to_string();

@@ -65,15 +65,14 @@ pub fn view(
     own: Ipv4Addr,
     cgroup_v2: bool,
 ) -> Result<NodeView> {
-    let mut ips = vec![IpAddr::V4(own)];
-    ips.extend(uplink.addresses.iter().copied().filter(IpAddr::is_ipv6).take(1));
     let cgroup_root = given.cgroup_root.trim_end_matches('/');
     Ok(NodeView {
         name: match &given.name {
             Some(name) => name.clone(),
             None => hostname()?,
         },
-        ips,
+        // One, as the kubelet's without two --node-ip (A9): pods have no IPv6 yet.
+        ips: vec![IpAddr::V4(own)],
         addresses: uplink.addresses.clone(),
         zone: String::new(),
         service_cidr: given.service_cidr,
@@ -83,6 +82,7 @@ pub fn view(
         hosts_file: fs::read_to_string("/etc/hosts").unwrap_or_default(),
         cpu_milli: cpu_milli(),
         memory_bytes: memory_bytes()?,
+        pids_max: pids_max(),
         kubepods_cgroup: format!("{cgroup_root}/kubepods"),
         systemd_cgroups: config.cgroup_driver == CgroupDriver::Systemd,
         cgroup_v2,
@@ -116,6 +116,14 @@ fn memory_bytes() -> Result<i64> {
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse().ok());
     Ok(kib.context("find MemTotal in /proc/meminfo")? * 1024)
+}
+
+fn pids_max() -> Option<i64> {
+    let limit = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    ["pid_max", "threads-max"].into_iter().filter_map(limit).min()
 }
 
 /// An unreadable file is an empty one: pods then get no name servers of the node, and say so.

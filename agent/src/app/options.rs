@@ -80,7 +80,8 @@ impl Options {
             cni_bin_dir: common.cni_bin_dir,
             service_cidr: common.service_cidr,
             node_ip: common.node_ip,
-            node_name: common.node_name,
+            // As the kubelet does: names of nodes are lower case.
+            node_name: common.node_name.map(|name| name.trim().to_lowercase()),
             bpf_log: common.bpf_log,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: decisions (core) and how a thing is done (effects).
 
+pub mod allocatable;
 pub mod dataplane;
 pub mod execute;
 pub mod flows;

@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub system_reserved: BTreeMap<String, Quantity>,
     /// By resource, as [`NodeConfig::system_reserved`].
     pub kube_reserved: BTreeMap<String, Quantity>,
+    /// `pods` of `enforceNodeAllocatable`: reservations bind all pods together (A150).
+    pub enforce_pods: bool,
     /// What must stay free, by signal (A160).
     pub eviction_hard: BTreeMap<Signal, Threshold>,
     /// How long a pressure condition outlives its cause (A163).
@@ -171,6 +173,7 @@ impl Default for NodeConfig {
             pod_cidr: None,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
+            enforce_pods: true,
             eviction_hard: default_eviction_hard(),
             pressure_transition_ms: 300_000,
             status_update_frequency_ms: 10_000,

@@ -23,6 +23,8 @@ pub struct NodeView {
     pub hosts_file: String,
     pub cpu_milli: i64,
     pub memory_bytes: i64,
+    /// PIDs that the kernel can give at once; `None`: not known.
+    pub pids_max: Option<i64>,
     /// cgroup of all pods below `--cgroup-root`, e.g. `/longshore-demo/kubepods`.
     pub kubepods_cgroup: String,
     /// systemd slices (`kubepods.slice`) instead of plain directories (A146, A149).

@@ -1,7 +1,6 @@
 //! Events about the node (A19).
 //!
-//! Deliberately absent: NodeAllocatableEnforced, because the cgroup of all pods has no limit yet,
-//! and Shutdown.
+//! Deliberately absent: Shutdown, because a shutdown of the machine is not noticed yet.
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 
@@ -30,6 +29,21 @@ pub fn started(cgroup_v2: bool) -> Vec<NodeEvent> {
         });
     }
     events
+}
+
+/// All pods together are limited (A150), or why not.
+pub fn enforced(limited: &Result<(), String>) -> NodeEvent {
+    match limited {
+        Ok(()) => NodeEvent::normal(
+            "NodeAllocatableEnforced",
+            "Updated Node Allocatable limit across pods".into(),
+        ),
+        Err(why) => NodeEvent {
+            warning: true,
+            reason: "FailedNodeAllocatableEnforcement",
+            message: format!("Failed to update Node Allocatable Limits: {why}"),
+        },
+    }
 }
 
 /// What the step from the Node that the API server has to `new` says. `scheduled_before`: whether

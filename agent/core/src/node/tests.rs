@@ -501,6 +501,10 @@ fn a19_events_tell_starts_reboots_and_changes() {
     };
     assert_eq!(reasons(started(true)), ["Starting"]);
     assert_eq!(reasons(started(false)), ["Starting", "CgroupV1"]);
+    assert_eq!(reasons(vec![enforced(&Ok(()))]), ["NodeAllocatableEnforced"]);
+    let failed = enforced(&Err("busy".into()));
+    assert!(failed.warning && failed.message.ends_with(": busy"), "{failed:?}");
+    assert_eq!(failed.reason, "FailedNodeAllocatableEnforcement");
     let mut lab = Lab::new();
     lab.health.dataplane = Err("loading".into());
     let mut node = Node::default();

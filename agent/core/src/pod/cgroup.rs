@@ -1,10 +1,11 @@
-//! The pod's cgroup: where it is and what it limits (A140–A142, A146, A151, A158).
+//! The pod's cgroup: where it is and what it limits (A140–A142, A146, A151, A158); and the one of all
+//! pods together (A150).
 
 use k8s_openapi::api::core::v1::PodSpec;
 
 use super::action::CgroupPlan;
 use super::qos::{self, Qos};
-use crate::config::KubeletConfig;
+use crate::config::{KubeletConfig, NodeConfig};
 use crate::model::{NodeView, PodUid, Quantity};
 
 /// Path of the pod's cgroup for a class (A146).
@@ -63,6 +64,40 @@ pub fn plan(node: &NodeView, config: &KubeletConfig, uid: &PodUid, spec: &PodSpe
     }
 }
 
+/// The cgroup of all pods: what the node has without `systemReserved` and `kubeReserved` (A150). What
+/// `evictionHard` keeps free is theirs too, until they are evicted for it.
+///
+/// # Errors
+/// More is reserved than there is: no pod could run.
+pub fn of_all_pods(node: &NodeView, config: &NodeConfig) -> Result<CgroupPlan, String> {
+    let reserved = |name: &str| {
+        let lists = [&config.system_reserved, &config.kube_reserved];
+        let amounts = lists.into_iter().filter_map(|list| list.get(name));
+        Quantity::from_milli(amounts.map(|amount| amount.milli).sum())
+    };
+    let left = |name: &str, whole: Quantity| {
+        let reserved = reserved(name);
+        if reserved.milli > 0 && reserved.milli >= whole.milli {
+            return Err(format!(
+                "systemReserved and kubeReserved keep {reserved} of {name}, and this node has \
+                 {whole}: no pod could run; reserve less"
+            ));
+        }
+        let kept = if config.enforce_pods { reserved.milli } else { 0 };
+        Ok(Quantity::from_milli(whole.milli - kept))
+    };
+    let cpu = left("cpu", Quantity::from_milli(node.cpu_milli.into()))?;
+    let memory = left("memory", Quantity::from_units(node.memory_bytes))?;
+    let pids = node.pids_max.map(|max| left("pid", Quantity::from_units(max))).transpose()?;
+    Ok(CgroupPlan {
+        path: node.kubepods_cgroup.clone(),
+        cpu_shares: qos::cpu_shares(cpu),
+        memory_bytes: Some(memory.units()),
+        pids: pids.map(Quantity::units),
+        ..CgroupPlan::default()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +119,25 @@ mod tests {
         let burstable = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice";
         check(&node, Qos::Burstable, burstable);
         assert_eq!(parent_of_sandbox(&node, burstable), "kubepods-burstable-poda_b.slice");
+    }
+
+    #[test]
+    fn a150_all_pods_get_what_is_not_reserved() {
+        let node = testing::node();
+        let all = |text: &str| -> Result<_, String> {
+            let (config, _) = crate::config::parse(text);
+            let plan = of_all_pods(&node, &config.node)?;
+            Ok((plan.cpu_shares, plan.memory_bytes.unwrap_or(0) >> 20, plan.pids.unwrap_or(0)))
+        };
+        let whole = Ok((4096, 8192, 4_194_304));
+        assert_eq!(all(""), whole);
+        let reserved = "systemReserved: {cpu: 500m, memory: 1Gi, pid: 304}\n\
+                        kubeReserved: {cpu: 500m, memory: 1Gi}\n\
+                        evictionHard: {memory.available: 500Mi}\n";
+        assert_eq!(all(reserved), Ok((3072, 6144, 4_194_000)));
+        assert_eq!(all(&format!("{reserved}enforceNodeAllocatable: [none]\n")), whole);
+        let error = all("systemReserved: {memory: 5Gi}\nkubeReserved: {memory: 3Gi}\n");
+        assert!(error.as_ref().is_err_and(|text| text.contains("memory")), "{error:?}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub fn node() -> NodeView {
         hosts_file: "127.0.0.1 localhost\n192.0.2.1 node-a\n".into(),
         cpu_milli: 4000,
         memory_bytes: 8 << 30,
+        pids_max: Some(4_194_304),
         kubepods_cgroup: "/kubepods".into(),
         systemd_cgroups: false,
         cgroup_v2: true,

@@ -24,6 +24,7 @@ fn node() -> NodeView {
         resolv: ResolvConf::default(),
         hosts_file: String::new(),
         cpu_milli: 1000,
+        pids_max: None,
         memory_bytes: 1 << 30,
         kubepods_cgroup: "/kubepods".into(),
         systemd_cgroups: false,

@@ -28,6 +28,7 @@ pub fn node() -> NodeView {
         resolv: ResolvConf::default(),
         hosts_file: String::new(),
         cpu_milli: 2000,
+        pids_max: None,
         memory_bytes: 1 << 30,
         kubepods_cgroup: "/kubepods".into(),
         systemd_cgroups: false,

@@ -93,8 +93,8 @@ pub struct KernelCgroups {
     root: String,
     /// `/longshore-demo/kubepods`.
     kubepods: String,
-    /// CPU shares of all pods together: the node's CPUs.
-    kubepods_shares: u64,
+    /// Of all pods together (A150); `None`: they are only removed.
+    all_pods: Option<CgroupPlan>,
 }
 
 impl KernelCgroups {
@@ -103,7 +103,7 @@ impl KernelCgroups {
     ///
     /// # Errors
     /// Cgroups are not mounted, or the paths are not as said.
-    pub fn new(root: &str, kubepods: &str, cpu_milli: i64) -> Result<Self, CgroupError> {
+    pub fn new(root: &str, kubepods: &str) -> Result<Self, CgroupError> {
         let layout = Layout::read().map_err(io_at(Path::new("/proc/self/mountinfo")))?;
         if layout.hierarchies.is_empty() {
             return Err(CgroupError::None("/sys/fs/cgroup".into()));
@@ -112,10 +112,16 @@ impl KernelCgroups {
             layout,
             root: format!("/{}", root.trim_matches('/')),
             kubepods: kubepods.trim_end_matches('/').to_owned(),
-            kubepods_shares: shares_of(cpu_milli),
+            all_pods: None,
         };
         this.check(&format!("{}/x", this.kubepods))?;
         Ok(this)
+    }
+
+    /// With what all pods may use together.
+    #[must_use]
+    pub fn with_all_pods(self, plan: CgroupPlan) -> Self {
+        Self { all_pods: Some(plan), ..self }
     }
 
     pub fn node_facts(&self) -> NodeFacts {
@@ -159,6 +165,25 @@ impl KernelCgroups {
             for hierarchy in &self.layout.hierarchies {
                 hierarchy.make(&levels)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Limits all pods together (A150). Writes only what differs.
+    ///
+    /// # Errors
+    /// See [`CgroupError`]; on cgroup v1 also that they already use more.
+    pub fn limit_all_pods(&self) -> Result<(), CgroupError> {
+        self.ensure_levels()?;
+        let Some(plan) = &self.all_pods else { return Ok(()) };
+        if let Some(cpu) = self.layout.controller("cpu") {
+            cpu.set_cpu_shares(&self.kubepods, plan.cpu_shares)?;
+        }
+        if let Some(memory) = self.layout.controller("memory") {
+            memory.set_memory_max(&self.kubepods, plan.memory_bytes)?;
+        }
+        if let Some(pids) = self.layout.controller("pids") {
+            pids.set_pids_max(&self.kubepods, plan.pids)?;
         }
         Ok(())
     }
@@ -208,7 +233,9 @@ impl KernelCgroups {
     /// together, kubepods the node (A147).
     fn set_qos(&self, path: &str) -> Result<(), CgroupError> {
         let Some(cpu) = self.layout.controller("cpu") else { return Ok(()) };
-        cpu.set_cpu_shares(&self.kubepods, self.kubepods_shares)?;
+        if let Some(all) = &self.all_pods {
+            cpu.set_cpu_shares(&self.kubepods, all.cpu_shares)?;
+        }
         let Some((qos, _)) = path.rsplit_once('/') else { return Ok(()) };
         match qos.strip_prefix(&self.kubepods) {
             Some("/besteffort") => cpu.set_cpu_shares(qos, 2),
@@ -283,9 +310,4 @@ impl Cgroups for KernelCgroups {
         found.dedup();
         found
     }
-}
-
-/// CPU shares of so many thousandths of a CPU (A140).
-fn shares_of(milli: i64) -> u64 {
-    (u64::try_from(milli).unwrap_or(0) * 1024 / 1000).clamp(2, 262_144)
 }

@@ -14,8 +14,16 @@ struct Root {
 impl Root {
     fn new(tag: &str) -> Self {
         let name = format!("/longshore-test-{}-{tag}", std::process::id());
-        let cgroups = KernelCgroups::new(&name, &format!("{name}/kubepods"), 2000)
-            .expect("these tests need root and mounted cgroups");
+        let all_pods = CgroupPlan {
+            path: format!("{name}/kubepods"),
+            cpu_shares: 2048,
+            memory_bytes: Some(1 << 30),
+            pids: Some(5000),
+            ..CgroupPlan::default()
+        };
+        let cgroups = KernelCgroups::new(&name, &all_pods.path)
+            .expect("these tests need root and mounted cgroups")
+            .with_all_pods(all_pods);
         Self { name, cgroups }
     }
 
@@ -83,6 +91,18 @@ fn a146_a147_pod_and_qos_cgroups_exist_in_every_hierarchy_with_their_values() {
     cgroups.remove(&b).unwrap();
     assert_eq!(root.shares("/kubepods/burstable"), 512);
     assert_eq!(cgroups.pods().len(), 2);
+}
+
+#[test]
+fn a150_all_pods_together_have_a_limit() {
+    let root = Root::new("all");
+    for _ in 0..2 {
+        root.cgroups.limit_all_pods().unwrap();
+        let memory = root.value("memory", "/kubepods", "memory.limit_in_bytes", "memory.max");
+        assert_eq!(memory, (1u64 << 30).to_string());
+        assert_eq!(root.value("pids", "/kubepods", "pids.max", "pids.max"), "5000");
+        assert_eq!(root.shares("/kubepods"), 2048);
+    }
 }
 
 #[test]

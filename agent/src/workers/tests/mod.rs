@@ -180,6 +180,7 @@ fn node_view(pods: &std::path::Path, logs: &std::path::Path) -> NodeView {
         resolv: Default::default(),
         hosts_file: "127.0.0.1 localhost\n".into(),
         cpu_milli: 2000,
+        pids_max: None,
         memory_bytes: 4 << 30,
         kubepods_cgroup: "/test/kubepods".into(),
         systemd_cgroups: false,

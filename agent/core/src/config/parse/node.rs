@@ -28,7 +28,7 @@ impl Reader {
         self.sync_frequency();
         self.reporting(node);
         self.reservations(node);
-        self.enforcement();
+        self.enforcement(node);
         self.not_there_yet();
     }
 
@@ -119,7 +119,7 @@ impl Reader {
     }
 
     /// What is limited to the node's allocatable (A150), and how pods' cgroups are laid out (A146).
-    fn enforcement(&mut self) {
+    fn enforcement(&mut self, node: &mut NodeConfig) {
         let mut per_qos = true;
         self.flag("cgroupsPerQOS", &mut per_qos);
         if !per_qos {
@@ -128,17 +128,15 @@ impl Reader {
                 "is false: pods would have no cgroups of their own; set it to true".into(),
             );
         }
+        // An empty list is not an absent one: it enforces nothing.
+        let asked = self.fields.get("enforceNodeAllocatable").is_some_and(|field| !field.is_null());
         let mut groups = Vec::new();
         self.texts("enforceNodeAllocatable", &mut groups);
+        node.enforce_pods = !asked || groups.iter().any(|group| group == "pods");
         for (i, group) in groups.iter().enumerate() {
             let field = format!("enforceNodeAllocatable[{i}]");
             match group.as_str() {
-                "none" | "" => {}
-                "pods" => self.warning(
-                    &field,
-                    "is not enforced yet: allocatable limits what is scheduled here, and the \
-                     cgroup of all pods has no limit of its own",
-                ),
+                "none" | "" | "pods" => {}
                 other => self.error(
                     &field,
                     format!(
