@@ -12,24 +12,39 @@ use serde_json::json;
 
 use super::{Api, ApiError};
 use crate::clock::Retry;
-use crate::effects::events::{Event, Recorder};
+use crate::effects::events::{Event, Feed};
 
 const COMPONENT: &str = "kubelet";
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 10_000;
+/// Answers 500 to one event before it is given up.
+const FAILURES_MAX: u32 = 4;
 
 /// Whether a pod's container is an init container: its field path is another one.
 pub type IsInit = dyn Fn(&ObjectKey, &str) -> bool + Send + Sync;
 
-/// Sends what `recorder` records from now on, for ever. `host`: this node's name.
-pub async fn run(api: Api, recorder: Recorder, host: String, is_init: Box<IsInit>) {
-    let mut feed = recorder.feed();
+/// Sends what comes from `feed`, for ever. `host`: this node's name.
+pub async fn run(api: Api, mut feed: Feed, host: String, is_init: Box<IsInit>) {
     let mut retry = Retry::new(FIRST_MS, LONGEST_MS);
+    let mut failures = 0;
     loop {
         let event = feed.next().await;
         match api.send_event(&to_api(&event, &host, &*is_init)).await {
-            Ok(()) => retry.reset(),
-            Err(error @ (ApiError::Unavailable(_) | ApiError::Unauthorized(_))) => {
+            Ok(()) => {
+                failures = 0;
+                retry.reset();
+            }
+            // Others must not wait for ever for one whose webhook is away.
+            Err(error @ ApiError::Failed(_)) if failures == FAILURES_MAX => {
+                failures = 0;
+                tracing::warn!(%error, object = %event.key, reason = event.reason,
+                    "The API server does not take an event; it is given up");
+            }
+            Err(
+                error
+                @ (ApiError::Failed(_) | ApiError::Unavailable(_) | ApiError::Unauthorized(_)),
+            ) => {
+                failures += u32::from(matches!(error, ApiError::Failed(_)));
                 tracing::debug!(%error, "an event waits for the API server");
                 feed.put_back(event);
                 tokio::time::sleep(retry.wait()).await;

@@ -17,6 +17,11 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 /// No answer within this is an error: a hung API server must not hold a pod's worker.
 const ANSWER: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(10);
+/// A connection on which an answer is awaited and that is silent for longer is dead (F27). Longer
+/// than the watches that use it last.
+const SILENT: Duration = Duration::from_secs(60);
+/// As [`SILENT`], for the many watches of single objects, which last five minutes.
+const SILENT_LONG: Duration = Duration::from_secs(330);
 
 /// What a call came to, by what can be done about it.
 #[derive(thiserror::Error, Debug)]
@@ -27,7 +32,10 @@ pub enum ApiError {
     #[error("{0}")]
     Conflict(String),
     /// 401: the credential is missing, expired or unknown.
-    #[error("{0}: the API server does not accept this credential; renew it in the kubeconfig")]
+    #[error(
+        "{0}: the API server does not accept this credential; renew it in the kubeconfig and \
+         restart longshore (a tokenFile is read again by itself)"
+    )]
     Unauthorized(String),
     /// 403: the credential may not do this.
     #[error("{0}")]
@@ -35,7 +43,10 @@ pub enum ApiError {
     /// 422, 400: the same call will fail again.
     #[error("{0}")]
     Invalid(String),
-    /// No connection, no answer in time, 5xx, 429: later may work.
+    /// 500: this call went wrong, which says nothing of others (a webhook that does not answer).
+    #[error("{0}")]
+    Failed(String),
+    /// No connection, no answer in time, other 5xx, 429: later may work.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -51,16 +62,12 @@ impl ApiError {
                     401 => Self::Unauthorized(text),
                     403 => Self::Forbidden(text),
                     400 | 422 => Self::Invalid(text),
+                    500 => Self::Failed(text),
                     code => Self::Unavailable(format!("{code}: {text}")),
                 }
             }
             other => Self::Unavailable(format!("{:#}", anyhow::Error::new(other))),
         }
-    }
-
-    /// Trying the same call again later may work.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unauthorized(_) | Self::Forbidden(_))
     }
 }
 
@@ -77,6 +84,7 @@ pub enum ConfigError {
 #[derive(Clone)]
 pub struct Api {
     client: Client,
+    patient: Client,
 }
 
 impl Api {
@@ -93,20 +101,29 @@ impl Api {
             .map_err(unreadable)?;
         config.connect_timeout = Some(CONNECT);
         config.write_timeout = Some(ANSWER);
-        // Watches are long; each other call is bounded by [`ANSWER`].
-        config.read_timeout = None;
-        let client = Client::try_from(config)
-            .map_err(|error| ConfigError::Unusable { path: name.clone(), error })?;
-        Ok(Self { client })
+        // From the request on: a pooled connection may have been idle before.
+        config.reset_reader_on_write = true;
+        let client = |silent| {
+            let mut config = config.clone();
+            config.read_timeout = Some(silent);
+            Client::try_from(config)
+                .map_err(|error| ConfigError::Unusable { path: name.clone(), error })
+        };
+        Ok(Self { client: client(SILENT)?, patient: client(SILENT_LONG)? })
     }
 
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { patient: client.clone(), client }
     }
 
-    /// For watches, and for calls that this room adds.
+    /// For watches of up to 50 s, and for calls that this room adds.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// For watches that last as long as the library's.
+    pub fn patient_client(&self) -> Client {
+        self.patient.clone()
     }
 
     /// Bounds `call` in time and sorts its error.

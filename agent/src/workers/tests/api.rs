@@ -65,7 +65,7 @@ async fn start(name: &str) -> Rig {
         state_dir: state.path().into(),
         static_pods: Some(StaticPath { directory: manifests.path().into(), every }),
     };
-    let source = Source::new(store.clone(), api.client(), api.client(), "n1", settings);
+    let source = Source::new(store.clone(), api.clients(), "n1", settings);
     let handle = source.handle();
     let own = Api::new(api.client());
     let (sink, statuses) = pod_status::new(store.clone(), handle.clone(), own.clone(), "n1");
@@ -75,7 +75,7 @@ async fn start(name: &str) -> Rig {
     scope.detach("tokens", Policy::Finite, run);
     let run = mirrors::run(store.clone(), own.clone(), "n1".into());
     scope.detach("mirrors", Policy::Finite, run);
-    let run = events::run(own, recorder.clone(), "n1".into(), Box::new(|_, _| false));
+    let run = events::run(own, recorder.feed(), "n1".into(), Box::new(|_, _| false));
     scope.detach("events", Policy::Finite, run);
     let rig = Rig {
         api,

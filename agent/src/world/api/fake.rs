@@ -12,6 +12,8 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use super::Clients;
+
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 type Line = Result<Frame<Bytes>, std::io::Error>;
 
@@ -43,6 +45,10 @@ pub struct FakeApi {
 }
 
 impl FakeApi {
+    pub fn clients(&self) -> Clients {
+        Clients { node: self.client(), node_patient: self.client(), dataplane: self.client() }
+    }
+
     pub fn client(&self) -> Client {
         let fake = self.clone();
         let service = tower::service_fn(move |request| {

@@ -101,7 +101,15 @@ fn refused(identity: Identity, code: u16, message: &str) -> String {
     };
     match (code, identity) {
         (0, _) => "the answer cannot be read".into(),
-        (401, _) => format!("the credential of {flag} is not accepted: renew it ({message})"),
+        (401, _) => format!(
+            "the credential of {flag} is not accepted: renew it; a token of tokenFile is read \
+             again by itself, after any other change restart longshore ({message})"
+        ),
+        (403, _) if message.contains("\"system:anonymous\"") => {
+            format!(
+                "{flag} names no credential: give its user a token or a client certificate ({message})"
+            )
+        }
         (403, Identity::Dataplane) => {
             format!("the credential of {flag} may not do this: apply deploy/rbac.yaml ({message})")
         }

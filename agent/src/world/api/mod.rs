@@ -47,8 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// First wait after a watch failed.
 const FIRST_MS: u64 = 500;
-/// How long one watch of this node's pods lasts; the others last as long as the library's.
-const OWN_PODS_TIMEOUT_S: u32 = 50;
+/// How long one watch lasts: a connection that went silent is noticed within a minute (F27). Those
+/// of single ConfigMaps and Secrets are many and last as long as the library's.
+const WATCH_TIMEOUT_S: u32 = 50;
 
 /// What the source needs beside the two clients.
 pub struct Settings {
@@ -79,6 +80,11 @@ impl Handle {
         self.pods.own_pod(key, uid)
     }
 
+    /// This node's pods were listed by the API server: it answers.
+    pub fn listed(&self) -> bool {
+        self.pods.listed()
+    }
+
     /// What is wrong with the watches and with static pods now.
     pub fn problems(&self) -> Vec<Located> {
         let mut all = self.health.problems();
@@ -90,24 +96,26 @@ impl Handle {
 /// The part that runs.
 pub struct Source {
     store: Store,
-    node: Client,
-    dataplane: Client,
+    clients: Clients,
     node_name: String,
     settings: Settings,
     handle: Handle,
     awaited: Awaited,
 }
 
+/// Who asks.
+pub struct Clients {
+    /// system:node:NAME.
+    pub node: Client,
+    /// The same for watches that last minutes.
+    pub node_patient: Client,
+    /// The second identity.
+    pub dataplane: Client,
+}
+
 impl Source {
-    /// `node_client`: system:node:NAME; `dataplane_client`: the second identity. Nothing is asked
-    /// before [`Source::run`].
-    pub fn new(
-        store: Store,
-        node_client: Client,
-        dataplane_client: Client,
-        node_name: &str,
-        settings: Settings,
-    ) -> Self {
+    /// Nothing is asked before [`Source::run`].
+    pub fn new(store: Store, clients: Clients, node_name: &str, settings: Settings) -> Self {
         store.know_by_need();
         let handle = Handle {
             pods: Pods::new(store.clone()),
@@ -115,8 +123,7 @@ impl Source {
             static_problems: Arc::default(),
         };
         let awaited = Awaited { store: store.clone(), lists: Arc::default() };
-        let (node, dataplane) = (node_client, dataplane_client);
-        Self { store, node, dataplane, node_name: node_name.to_owned(), settings, handle, awaited }
+        Self { store, clients, node_name: node_name.to_owned(), settings, handle, awaited }
     }
 
     pub fn handle(&self) -> Handle {
@@ -137,7 +144,7 @@ impl Source {
         let needs = Needs::new(
             self.store.clone(),
             scope.clone(),
-            self.node.clone(),
+            self.clients.node_patient.clone(),
             self.handle.health.clone(),
             self.node_name.clone(),
         );
@@ -164,14 +171,11 @@ impl Source {
     /// What the node's own credential reads.
     fn follow_own(&self) {
         let (pods, awaited) = (self.handle.pods.clone(), self.awaited.clone());
-        // A connection that went silent is noticed within a minute (F27).
-        let here = Config::default()
-            .fields(&format!("spec.nodeName={}", self.node_name))
-            .timeout(OWN_PODS_TIMEOUT_S);
+        let here = Config::default().fields(&format!("spec.nodeName={}", self.node_name));
         self.watch(
             OWN_PODS,
             Identity::Node,
-            Api::<Pod>::all(self.node.clone()),
+            Api::<Pod>::all(self.clients.node.clone()),
             here,
             move |seen| {
                 let first = matches!(seen, Seen::All(_));
@@ -190,7 +194,13 @@ impl Source {
             move |key| *key.name == *name,
             kept,
         );
-        self.watch(OWN_NODE, Identity::Node, Api::<Node>::all(self.node.clone()), own, take);
+        self.watch(
+            OWN_NODE,
+            Identity::Node,
+            Api::<Node>::all(self.clients.node.clone()),
+            own,
+            take,
+        );
     }
 
     /// What the dataplane's identity reads.
@@ -199,7 +209,7 @@ impl Source {
         let (pods, awaited) = (self.handle.pods.clone(), self.awaited.clone());
         // Pods without a node have no address and no place in the world.
         let elsewhere = Config::default().fields(&format!("spec.nodeName!={name},spec.nodeName!="));
-        let api = Api::<Pod>::all(self.dataplane.clone());
+        let api = Api::<Pod>::all(self.clients.dataplane.clone());
         self.watch(PODS, Identity::Dataplane, api, elsewhere, move |seen| {
             let first = matches!(seen, Seen::All(_));
             pods.take_others(seen);
@@ -213,7 +223,7 @@ impl Source {
         self.watch(
             NODES,
             Identity::Dataplane,
-            Api::<Node>::all(self.dataplane.clone()),
+            Api::<Node>::all(self.clients.dataplane.clone()),
             others,
             take,
         );
@@ -231,7 +241,7 @@ impl Source {
         change: fn(ObjectKey) -> Change,
     ) {
         let take = self.taker(what, map, change, |_| true, |object| object);
-        let api = Api::<K>::all(self.dataplane.clone());
+        let api = Api::<K>::all(self.clients.dataplane.clone());
         self.watch(what, Identity::Dataplane, api, Config::default(), take);
     }
 
@@ -246,6 +256,7 @@ impl Source {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let health = self.handle.health.clone();
+        let config = config.timeout(WATCH_TIMEOUT_S);
         let run = follow(what.to_owned(), FIRST_MS, identity, api, config, health, take);
         self.settings.scope.detach(format!("watch {what}"), Policy::Critical, run);
     }

@@ -33,7 +33,7 @@ fn start(name: &str, api: FakeApi) -> Rig {
     let (supervisor, store, state) = (Supervisor::default(), Store::default(), TempDir::new(name));
     let settings =
         Settings { scope: supervisor.scope(), state_dir: state.path().into(), static_pods: None };
-    let source = Source::new(store.clone(), api.client(), api.client(), "n1", settings);
+    let source = Source::new(store.clone(), api.clients(), "n1", settings);
     let handle = source.handle();
     supervisor.scope().detach("source", Policy::Finite, source.run());
     Rig { api, store, handle, state, _supervisor: supervisor }
@@ -185,7 +185,7 @@ async fn f23_i10_a_daemon_without_the_api_server_goes_on_from_the_checkpoint_wit
         state_dir: rig.state.path().into(),
         static_pods: None,
     };
-    let source = Source::new(store.clone(), dead.client(), dead.client(), "n1", settings);
+    let source = Source::new(store.clone(), dead.clients(), "n1", settings);
     source.go_on_from_checkpoint().await;
     let world = store.snapshot();
     assert!(world.pods.contains_key(&key("a")) && !world.synced);

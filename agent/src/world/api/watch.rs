@@ -22,6 +22,9 @@ const LONGEST_MS: u64 = 10_000;
 /// would have failed by then.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// A version that the server has forgotten is no fault, unless it says so of each new one.
+const EXPIRED_MAX: u32 = 3;
+
 /// What a watch saw.
 pub enum Seen<K> {
     /// Everything that there is: what is not in it is gone.
@@ -43,10 +46,12 @@ pub async fn follow<K>(
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut retry = Retry::new(first_ms, LONGEST_MS);
+    // 410 answers since the last change or the last quiet while.
+    let mut expired = 0;
     loop {
         let mut events = std::pin::pin!(watcher(api.clone(), config.clone()));
         let mut listed = Vec::new();
-        let mut ill = false;
+        let mut ill = expired > 0;
         loop {
             let next = match ill {
                 false => events.next().await,
@@ -55,7 +60,7 @@ pub async fn follow<K>(
                     Err(_) => {
                         health.well(&what);
                         retry.reset();
-                        ill = false;
+                        (ill, expired) = (false, 0);
                         continue;
                     }
                 },
@@ -63,14 +68,16 @@ pub async fn follow<K>(
             match next {
                 None => break,
                 Some(Ok(event)) => {
-                    if take_event(event, &mut listed, &mut take) {
+                    let listing = matches!(event, Event::InitDone);
+                    if take_event(event, &mut listed, &mut take) && !(listing && expired > 0) {
                         health.well(&what);
                         retry.reset();
-                        ill = false;
+                        (ill, expired) = (false, 0);
                     }
                 }
                 Some(Err(error)) => {
-                    if !is_expired(&error) {
+                    expired += u32::from(is_expired(&error));
+                    if !is_expired(&error) || expired > EXPIRED_MAX {
                         health.ill(&what, identity, &error);
                         ill = true;
                     }
