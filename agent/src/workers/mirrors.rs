@@ -24,39 +24,47 @@ pub async fn run(store: Store, api: Api, node_name: String) {
     let mut changes = store.subscribe();
     let mut retry = Retry::new(FIRST_MS, LONGEST_MS);
     let mut written: BTreeMap<ObjectKey, (Step, Time)> = BTreeMap::new();
-    let mut last_error = String::new();
+    let mut refused: BTreeMap<ObjectKey, String> = BTreeMap::new();
     loop {
         let world = store.snapshot();
         let mut pause = RESYNC;
         let wanted = if world.synced { steps(&world, &node_name) } else { Vec::new() };
         written.retain(|_, (_, at)| clock::now().since_ms(*at) < ECHO_MS);
+        let (mut failed, mut wrote) = (false, false);
+        refused.retain(|key, _| wanted.iter().any(|step| step.key() == key));
         for step in wanted {
-            let key = match &step {
-                Step::Create(key, _) | Step::Delete(key, _) => key.clone(),
-            };
+            let key = step.key().clone();
             if written.get(&key).is_some_and(|(done, _)| *done == step) {
                 pause = pause.min(Duration::from_millis(ECHO_MS as u64));
                 continue;
             }
             match write(&api, &step).await {
                 Ok(()) => {
-                    retry.reset();
-                    last_error.clear();
+                    wrote = true;
+                    refused.remove(&key);
                     pause = pause.min(Duration::from_millis(ECHO_MS as u64));
                     written.insert(key, (step, clock::now()));
                 }
+                // One that is refused says nothing of the others.
                 Err(error) => {
-                    let text = format!("{key}: {error}");
-                    if text != last_error {
+                    failed = true;
+                    let text = error.to_string();
+                    if refused.get(&key) != Some(&text) {
                         tracing::warn!(
-                            "Cannot keep the copy of a static pod: {text}; trying again"
+                            "Cannot keep the copy of a static pod: {key}: {text}; trying again"
                         );
-                        last_error = text;
+                        refused.insert(key, text);
                     }
-                    pause = retry.wait();
-                    break;
+                    if matches!(error, ApiError::Unavailable(_)) {
+                        break;
+                    }
                 }
             }
+        }
+        if failed {
+            pause = pause.min(retry.wait());
+        } else if wrote {
+            retry.reset();
         }
         tokio::select! {
             biased;

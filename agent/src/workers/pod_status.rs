@@ -299,8 +299,11 @@ async fn finish(api: &Api, last: &Final, patch: Option<serde_json::Value>) -> Ou
     if let Some(patch) = patch {
         match api.patch_pod_status(&last.key, &patch).await {
             Ok(_) => {}
-            // Somebody was quicker; the name may be another pod's already.
-            Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => return Outcome::Deleted,
+            // Somebody was quicker.
+            Err(ApiError::NotFound(_)) => return Outcome::Deleted,
+            // The name may be another pod's already, or other writers were in the way: the deletion
+            // names the UID and finds out.
+            Err(ApiError::Conflict(_)) => {}
             // A status that will never be taken must not keep the pod for ever.
             Err(error @ ApiError::Invalid(_)) => {
                 tracing::error!(key = %last.key, %error, "The API server refuses a pod's last status");

@@ -237,6 +237,9 @@ impl Pods {
         self.foreign.retain(|uid| listed.contains_key(uid));
         // A pod that waited for a namesake which is gone now.
         for (key, pod) in &world.pods {
+            if !self.is_ours(pod) {
+                continue;
+            }
             let uid = pod.metadata.uid.as_deref().map(PodUid::new);
             if uid.is_some_and(|uid| !self.workers.contains_key(&uid)) {
                 self.reconcile(key);

@@ -32,13 +32,20 @@ pub async fn run(
     store: Store,
     network: Network,
     scope: Scope,
-    place: Place,
+    mut place: Place,
     range: Arc<watch::Sender<Option<Ipv4Net>>>,
 ) {
     let mut changes = store.subscribe();
     let mut last = NodeNetwork::default();
     let mut pause = Duration::ZERO;
     loop {
+        if pause.is_zero() {
+            // Addresses come and go with links and leases (F48).
+            match network.attached().await {
+                Ok(attached) => place.attached = attached,
+                Err(error) => tracing::warn!(%error, "Cannot read the node's own networks"),
+            }
+        }
         let world = store.snapshot();
         let nodes = world.nodes.values().map(|node| &**node);
         let plan = node_network(&place.node_name, nodes, &place.attached);

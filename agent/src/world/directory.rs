@@ -24,11 +24,20 @@ pub fn read(directory: &Path) -> Result<BTreeMap<String, Text>, String> {
     read_named(directory, is_manifest)
 }
 
-/// All files by name, whatever they are called: how the kubelet reads staticPodPath.
+/// All files by name, whatever they are called: how the kubelet reads staticPodPath. It may also be
+/// one file.
 ///
 /// # Errors
 /// The directory is gone, is none, or may not be read.
 pub fn read_all(directory: &Path) -> Result<BTreeMap<String, Text>, String> {
+    if directory.is_file()
+        && let Some(name) = directory.file_name().and_then(|name| name.to_str())
+    {
+        return Ok(read_file(directory)?
+            .map(|text| (name.to_owned(), Ok(text)))
+            .into_iter()
+            .collect());
+    }
     read_named(directory, |_| true)
 }
 

@@ -187,7 +187,10 @@ impl StaticPods {
             Ok(text) => parse(name, text),
             Err(why) => unreadable(name, 0, why.clone()),
         };
-        let path = self.path.directory.join(name).display().to_string();
+        let path = match self.path.directory.is_file() {
+            true => self.path.directory.display().to_string(),
+            false => self.path.directory.join(name).display().to_string(),
+        };
         let found = static_pods(parsed, &path, &self.node_name, now);
         let mut pods = found.pods;
         if !found.complete

@@ -19,6 +19,14 @@ fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     pod.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
+/// Says where a pod of the API server comes from, whatever it says of itself: its users write its
+/// annotations.
+pub fn mark_api(pod: &mut Pod) {
+    if !is_mirror(pod) && annotation(pod, SOURCE).is_some() {
+        pod.metadata.annotations.get_or_insert_default().insert(SOURCE.into(), "api".into());
+    }
+}
+
 /// A pod that comes from a file of this node, not from the API server.
 pub fn is_static(pod: &Pod) -> bool {
     annotation(pod, SOURCE).is_some_and(|source| source != "api") && !is_mirror(pod)
@@ -35,6 +43,15 @@ pub enum Step {
     Create(ObjectKey, Box<Pod>),
     /// With grace 0 and this UID as precondition.
     Delete(ObjectKey, String),
+}
+
+impl Step {
+    /// The pod that it is about.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Create(key, _) | Self::Delete(key, _) => key,
+        }
+    }
 }
 
 /// What is to be written now. A mirror that is not the copy of its pod is deleted first and made
@@ -143,6 +160,16 @@ mod tests {
         ending.metadata.deletion_timestamp = Some(crate::model::Time(0).to_api());
         world.mirrors.insert(key(), Arc::new(ending));
         assert_eq!(steps(&world, "n"), delete, "somebody deletes it");
+    }
+
+    #[test]
+    fn a31_a_pod_of_the_api_server_cannot_call_itself_static() {
+        let mut lies = Pod::clone(&pod(json!({SOURCE: "file", HASH: "h"})));
+        mark_api(&mut lies);
+        assert!(!is_static(&lies) && !is_mirror(&lies));
+        let mut mirror = Pod::clone(&pod(json!({SOURCE: "file", MIRROR: "h"})));
+        mark_api(&mut mirror);
+        assert_eq!(annotation(&mirror, SOURCE), Some("file"));
     }
 
     #[test]

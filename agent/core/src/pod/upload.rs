@@ -36,7 +36,8 @@ pub fn status_patch(uid: &str, have: Option<&PodStatus>, want: &PodStatus) -> Op
     let mut patch = Map::new();
     for field in WHOLE.iter().chain(&ADDRESSES) {
         let (old, new) = (old.get(*field), new.get(*field));
-        if old == new {
+        // Not left for the other terminal phase either.
+        if old == new || *field == "phase" && have.is_some_and(is_over) {
             continue;
         }
         let value = match new {
@@ -196,6 +197,7 @@ mod tests {
     #[test]
     fn i5_a_terminal_phase_is_never_left() {
         check(json!({"phase": "Failed"}), json!({"phase": "Running"}), Value::Null);
+        check(json!({"phase": "Failed"}), json!({"phase": "Succeeded"}), Value::Null);
         check(json!({"phase": "Running"}), json!({"phase": "Failed"}), json!({"phase": "Failed"}));
     }
 

@@ -99,8 +99,10 @@ pub async fn keep(state_dir: PathBuf, node_name: String, store: Store, pods: Pod
     let mut written = None;
     let own_node = Change::Node(ObjectKey::new("", node_name.as_str()));
     let mut failing = false;
+    let mut seen = 0;
     loop {
         if pods.listed() {
+            seen = pods.own_changes();
             let text = text(&store.snapshot(), &node_name, &pods);
             if written.as_ref() != Some(&text) {
                 let (path, writing) = (path_of(&state_dir), text.clone());
@@ -121,10 +123,12 @@ pub async fn keep(state_dir: PathBuf, node_name: String, store: Store, pods: Pod
         }
         loop {
             let changed = changes.next().await;
-            if changed
-                .iter()
-                .any(|c| matches!(c, Change::Pod(_) | Change::Synced) || *c == own_node)
-            {
+            // Pods of other nodes change all the time.
+            let relevant = |change: &Change| match change {
+                Change::Pod(_) => pods.own_changes() != seen,
+                other => *other == Change::Synced || *other == own_node,
+            };
+            if changed.iter().any(relevant) {
                 break;
             }
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 use longshore_core::model::{Change, ObjectKey, PodUid};
-use longshore_core::pod::mirror::is_mirror;
+use longshore_core::pod::mirror::{is_mirror, mark_api};
 use tokio::sync::Notify;
 
 use super::slim;
@@ -35,9 +35,45 @@ struct Inner {
     finished: BTreeSet<PodUid>,
     /// The own pods come from the API server, not from the checkpoint.
     listed: bool,
+    /// Grows when what the checkpoint holds of them may have changed.
+    own_changes: u64,
 }
 
 impl Inner {
+    fn take_own(&mut self, seen: Seen<Pod>, slim: impl Fn(Pod) -> Pod) -> BTreeSet<ObjectKey> {
+        match seen {
+            Seen::All(list) => {
+                let (mirrors, own): (Vec<_>, Vec<_>) =
+                    list.into_iter().map(slim).partition(is_mirror);
+                self.listed = true;
+                let uids: BTreeSet<_> = own.iter().filter_map(uid_of).collect();
+                self.finished.retain(|uid| uids.contains(uid));
+                let mut touched = replace_all(&mut self.own, own);
+                touched.extend(replace_all(&mut self.mirrors, mirrors));
+                touched
+            }
+            Seen::Put(pod) => {
+                let pod = slim(pod);
+                let (key, mirror) = (key_of(&pod), is_mirror(&pod));
+                let (into, from) = match mirror {
+                    true => (&mut self.mirrors, &mut self.own),
+                    false => (&mut self.own, &mut self.mirrors),
+                };
+                from.remove(&key);
+                into.insert(key.clone(), Arc::new(pod));
+                BTreeSet::from([key])
+            }
+            Seen::Gone(pod) => {
+                if let Some(uid) = uid_of(&pod) {
+                    self.finished.remove(&uid);
+                }
+                let mut touched = gone(&mut self.own, &pod);
+                touched.extend(gone(&mut self.mirrors, &pod));
+                touched
+            }
+        }
+    }
+
     fn shown(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
         let own = self
             .own
@@ -90,41 +126,14 @@ impl Pods {
     pub fn take_own(&self, seen: Seen<Pod>) {
         let slim = |mut pod: Pod| {
             slim::metadata(&mut pod.metadata);
+            mark_api(&mut pod);
             pod
         };
-        self.edit(|inner| match seen {
-            Seen::All(list) => {
-                let (mirrors, own): (Vec<_>, Vec<_>) =
-                    list.into_iter().map(slim).partition(is_mirror);
-                inner.listed = true;
-                let uids: BTreeSet<_> = own.iter().filter_map(uid_of).collect();
-                inner.finished.retain(|uid| uids.contains(uid));
-                let mut touched = replace_all(&mut inner.own, own);
-                touched.extend(replace_all(&mut inner.mirrors, mirrors));
-                touched
-            }
-            Seen::Put(pod) => {
-                let pod = slim(pod);
-                let (key, mirror) = (key_of(&pod), is_mirror(&pod));
-                let (into, from) = match mirror {
-                    true => (&mut inner.mirrors, &mut inner.own),
-                    false => (&mut inner.own, &mut inner.mirrors),
-                };
-                from.remove(&key);
-                into.insert(key.clone(), Arc::new(pod));
-                BTreeSet::from([key])
-            }
-            Seen::Gone(pod) => {
-                if let Some(uid) = uid_of(&pod) {
-                    inner.finished.remove(&uid);
-                }
-                let mut touched = gone(&mut inner.own, &pod);
-                touched.extend(gone(&mut inner.mirrors, &pod));
-                touched
-            }
+        self.edit(|inner| {
+            inner.own_changes += 1;
+            inner.take_own(seen, slim)
         });
     }
-
     /// Pods of other nodes.
     pub fn take_others(&self, seen: Seen<Pod>) {
         self.edit(|inner| match seen {
@@ -164,12 +173,21 @@ impl Pods {
     pub fn remember(&self, pods: Vec<Pod>) {
         self.edit(|inner| match inner.listed {
             true => BTreeSet::new(),
-            false => replace_all(&mut inner.own, pods),
+            false => {
+                let mut pods = pods;
+                pods.iter_mut().for_each(mark_api);
+                replace_all(&mut inner.own, pods)
+            }
         });
     }
 
     pub fn listed(&self) -> bool {
         self.lock().listed
+    }
+
+    /// Grows with each change of what [`Pods::own`] gives.
+    pub fn own_changes(&self) -> u64 {
+        self.lock().own_changes
     }
 
     /// This node's pods of the API server that are not finished, for the checkpoint.
@@ -195,6 +213,7 @@ impl Pods {
                 was_static = true;
             } else if inner.own.get(key).is_some_and(|pod| uid_of(pod).as_ref() == Some(uid)) {
                 inner.finished.insert(uid.clone());
+                inner.own_changes += 1;
             }
             BTreeSet::from([key.clone()])
         });
