@@ -10,6 +10,7 @@ pub mod ground;
 pub mod node;
 pub mod options;
 pub mod port;
+mod readiness;
 pub mod sinks;
 pub mod standalone;
 pub mod views;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{AuthorizationMode, KubeletConfig, TlsVersion};
 use longshore_core::model::Severity;
 use longshore_core::node::{Identity, architecture, check_labels};
@@ -17,20 +17,23 @@ use tokio::sync::watch;
 
 use super::body::{self, Body, Prepared};
 use super::port::{ApiReviews, Port};
-use super::{Options, Source, views};
+use super::{Options, Source, readiness, views};
 use crate::clock;
 use crate::dataplane::Dataplane;
 use crate::effects::api::{Api, events};
 use crate::observe::Machine;
 use crate::serve::kubelet::Sample;
 use crate::serve::{Admin, kubelet};
-use crate::supervise::{Policy, Scope};
+use crate::supervise::Policy;
 use crate::tls::{self, Serving};
 use crate::workers::dataplane::View;
 use crate::workers::node::{NodeWorker, Watched};
 use crate::workers::{mirrors, pod_status, routes, tokens};
 use crate::world::api::{self, Handle};
 use crate::world::static_pods::StaticPath;
+
+/// How long a control plane may take to give a Node its pod CIDR.
+const NO_RANGE: Duration = Duration::from_secs(15);
 
 /// What only this role is told.
 struct Given {
@@ -84,8 +87,11 @@ async fn run(prepared: Prepared, given: Given) -> Result<()> {
 
     let source = api::Source::new(
         body.store.clone(),
-        api.client(),
-        dataplane_api.client(),
+        api::Clients {
+            node: api.client(),
+            node_patient: api.patient_client(),
+            dataplane: dataplane_api.client(),
+        },
         &name,
         api::Settings {
             scope: body.scope.clone(),
@@ -101,7 +107,7 @@ async fn run(prepared: Prepared, given: Given) -> Result<()> {
     let settings = port_settings(&body);
     let server = kubelet::Server::bind(settings, tls, reviews, port, body.scope.clone()).await?;
 
-    spawn_writers(&body, &api, &given, statuses);
+    spawn_writers(&body, &api, &given, handle.clone(), statuses);
     body.scope.detach("world", Policy::Critical, source.run());
     body.scope.detach("node port", Policy::Critical, server.run());
     pod_network(&body).await?;
@@ -115,7 +121,15 @@ async fn run(prepared: Prepared, given: Given) -> Result<()> {
 }
 
 /// Everything that writes to the API server under the node's own identity.
-fn spawn_writers(body: &Body, api: &Api, given: &Given, statuses: pod_status::PodStatuses) {
+fn spawn_writers(
+    body: &Body,
+    api: &Api,
+    given: &Given,
+    source: Handle,
+    statuses: pod_status::PodStatuses,
+) {
+    // Before the first event: what is recorded earlier is sent to nobody.
+    let feed = body.recorder.feed();
     let (scope, store, name) = (&body.scope, body.store.clone(), body.node.name.clone());
     let worker = NodeWorker::new(
         api.clone(),
@@ -125,7 +139,7 @@ fn spawn_writers(body: &Body, api: &Api, given: &Given, statuses: pod_status::Po
         Watched {
             runtime: body.observer.status(),
             listed: body.observer.listed(),
-            dataplane: dataplane_state(scope, body.view.clone()),
+            dataplane: readiness::follow(scope, body.view.clone(), source),
         },
         body.recorder.clone(),
         body.node.cgroup_v2,
@@ -143,7 +157,7 @@ fn spawn_writers(body: &Body, api: &Api, given: &Given, statuses: pod_status::Po
             spec.init_containers.iter().flatten().any(|init| init.name == container)
         })
     });
-    let events = events::run(api.clone(), body.recorder.clone(), name, is_init);
+    let events = events::run(api.clone(), feed, name, is_init);
     scope.detach("events", Policy::Critical, events);
 }
 
@@ -175,6 +189,7 @@ async fn pod_network(body: &Body) -> Result<()> {
     );
     body.scope.detach("routes", Policy::Critical, routes);
     let opener = body.opener();
+    let configured = body.config.node.pod_cidr;
     body.scope.detach("pod range", Policy::Critical, async move {
         let mut said = false;
         loop {
@@ -190,12 +205,31 @@ async fn pod_network(body: &Body) -> Result<()> {
                         continue;
                     }
                 }
+                // The control plane's word counts, if it has one (podCIDR of the configuration).
                 None if !said => {
+                    if let Ok(changed) = tokio::time::timeout(NO_RANGE, ranges.changed()).await {
+                        match changed {
+                            Ok(()) => continue,
+                            Err(_) => return,
+                        }
+                    }
                     said = true;
-                    tracing::warn!(
-                        "This node has no pod CIDR yet: pods with a network of their own wait (is \
-                         the controller manager run with --allocate-node-cidrs?)"
-                    );
+                    let Some(IpNet::V4(range)) = configured else {
+                        tracing::warn!(
+                            "This node has no pod CIDR yet: pods with a network of their own wait \
+                             (is the controller manager run with --allocate-node-cidrs?)"
+                        );
+                        continue;
+                    };
+                    tracing::warn!(%range, "The control plane gives this node no pod CIDR; using \
+                        podCIDR of --config, to which other nodes have no route");
+                    if let Err(error) = opener.open(range).await {
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            "Cannot open the pod network"
+                        );
+                        said = false;
+                    }
                 }
                 None => {}
             }
@@ -205,33 +239,6 @@ async fn pod_network(body: &Body) -> Result<()> {
         }
     });
     Ok(())
-}
-
-/// What the node's Ready condition needs of the dataplane.
-fn dataplane_state(
-    scope: &Scope,
-    mut view: watch::Receiver<View>,
-) -> watch::Receiver<Result<(), String>> {
-    let state_of = |view: &View| match &view.error {
-        Some(error) => Err(format!("the dataplane cannot write its maps: {error}")),
-        // Pinned rows of a matching layout count: a restart must not change Ready (I10).
-        None if view.revision > 0 || view.adopted => Ok(()),
-        None => {
-            Err("the dataplane waits for Services, policies and pods from the API server".into())
-        }
-    };
-    let (tell, state) = watch::channel(state_of(&view.borrow_and_update()));
-    scope.detach("dataplane state", Policy::Critical, async move {
-        while view.changed().await.is_ok() {
-            let now = state_of(&view.borrow_and_update());
-            tell.send_if_modified(|old| {
-                let changed = *old != now;
-                *old = now;
-                changed
-            });
-        }
-    });
-    state
 }
 
 fn static_path(config: &KubeletConfig) -> Option<StaticPath> {

@@ -82,6 +82,9 @@ impl Views for Windows {
             Some(_) => {}
         }
         let view = self.view.borrow();
+        if view.revision == 0 && !view.adopted {
+            facts.degraded.push("dataplane: nothing was written to the maps yet".into());
+        }
         facts.degraded.extend(view.error.iter().map(|error| format!("dataplane: {error}")));
         facts.degraded.extend(view.refused.iter().map(|refused| format!("dataplane: {refused}")));
         let flows = self.flows.borrow();

@@ -151,7 +151,9 @@ impl DataplaneWorker {
         let world = self.store.snapshot();
         let open = world.local.iter().filter(|(_, local)| is_open(local));
         self.programmed.set(open.map(|(uid, _)| uid.clone()).collect());
-        self.update(|view| view.adopted = !rows.endpoints.is_empty());
+        // A World that was written has at least the Service of the API server.
+        let adopted = !rows.endpoints.is_empty() || !rows.services.is_empty();
+        self.update(|view| view.adopted = adopted);
     }
 
     /// Also while changes never pause.

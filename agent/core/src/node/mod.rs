@@ -25,12 +25,12 @@ use crate::config::KubeletConfig;
 use crate::model::{MachineFacts, RuntimeFacts, Time};
 
 pub use conditions::{Health, STATUS_MAX_AGE_MS, ready_problems};
-pub use events::{NodeEvent, started, status_events};
+pub use events::{NodeEvent, enforced, started, status_events};
 pub use labels::{check_labels, label_repair};
 pub use lease::lease;
 pub use pressure::{Pressures, Signals};
 pub use publish::{
-    STARTING_MAX_MS, holds_back, next_report, patch_due, register_difference, retry_ms,
+    STARTING_MAX_MS, holds_back, is_ready, next_report, patch_due, register_difference, retry_ms,
     status_patch,
 };
 pub use resources::{allocatable, capacity};

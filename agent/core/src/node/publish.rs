@@ -28,18 +28,21 @@ pub fn next_report(changed: bool, frequency_ms: i64, share: i64, now: Time) -> T
     now.plus_ms(frequency_ms.saturating_add(offset))
 }
 
-/// True while the daemon started just now and the only news would be that the node is not ready
+/// True while the API server answered a starting daemon just now (`since`) and the only news would be that the node is not ready
 /// any more: what is not known yet is no reason (I6).
-pub fn holds_back(old: &NodeStatus, new: &NodeStatus, started_at: Time, now: Time) -> bool {
-    now.since_ms(started_at) < STARTING_MAX_MS
-        && ready(old) == Some("True")
-        && ready(new) != Some("True")
+pub fn holds_back(old: &NodeStatus, new: &NodeStatus, since: Time, now: Time) -> bool {
+    now.since_ms(since) < STARTING_MAX_MS && is_ready(old) && !is_ready(new)
 }
 
 /// How long to wait after `failures` calls in a row that failed: 100 ms, doubling to 7 s, for ever
 /// (A1, A13).
 pub fn retry_ms(failures: u32) -> i64 {
     (100i64 << failures.saturating_sub(1).min(10)).min(7_000)
+}
+
+/// Whether a status says that the node is ready.
+pub fn is_ready(status: &NodeStatus) -> bool {
+    ready(status) == Some("True")
 }
 
 fn ready(status: &NodeStatus) -> Option<&str> {

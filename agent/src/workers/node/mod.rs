@@ -17,9 +17,9 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use longshore_core::config::KubeletConfig;
 use longshore_core::model::{Kind, MachineFacts, ObjectKey, RuntimeFacts, Time};
 use longshore_core::node::{
-    Health, Identity, NodeEvent, NodeInputs, Pressures, holds_back, initial, label_repair,
-    next_report, patch_due, register_difference, retry_ms, started, status, status_events,
-    status_patch,
+    Health, Identity, NodeEvent, NodeInputs, Pressures, holds_back, initial, is_ready,
+    label_repair, next_report, patch_due, register_difference, retry_ms, started, status,
+    status_events, status_patch,
 };
 use tokio::sync::watch;
 
@@ -73,7 +73,10 @@ pub struct NodeWorker {
 
 /// What one pass hands to the next.
 struct Memory {
-    started_at: Time,
+    /// When the API server first answered: before that nothing could be written (I10).
+    answered_at: Option<Time>,
+    /// This daemon has found the node ready: what it says from now on has a cause.
+    was_ready: bool,
     pressures: Option<Pressures>,
     health: Health,
     lists: u64,
@@ -138,7 +141,8 @@ impl NodeWorker {
         let now = clock::now();
         self.record(started(self.cgroup_v2), now);
         let mut memory = Memory {
-            started_at: now,
+            answered_at: None,
+            was_ready: false,
             pressures: None,
             health: Health::default(),
             lists: 0,
@@ -202,6 +206,7 @@ impl NodeWorker {
             Err(error) => return Err(self.failed("read", error)),
         };
         let now = clock::now();
+        memory.answered_at.get_or_insert(now);
         self.look(memory, now);
         let none = NodeStatus::default();
         let before = found.as_ref().and_then(|node| node.status.as_ref()).unwrap_or(&none);
@@ -283,7 +288,9 @@ impl NodeWorker {
         let none = NodeStatus::default();
         let before = node.status.as_ref().unwrap_or(&none);
         let wanted = status(inputs, before, now);
-        if holds_back(before, &wanted, memory.started_at, now) {
+        memory.was_ready |= is_ready(&wanted);
+        let since = memory.answered_at.unwrap_or(now);
+        if !memory.was_ready && holds_back(before, &wanted, since, now) {
             self.node.send_replace(Some(Arc::new(node)));
             return Ok(Next::Soon);
         }
@@ -345,23 +352,27 @@ impl NodeWorker {
     }
 
     fn record(&self, events: Vec<NodeEvent>, now: Time) {
-        for NodeEvent { warning, reason, message } in events {
-            let event = Event {
-                kind: Kind::Node,
-                key: ObjectKey::new("", self.identity.name.as_str()),
-                // The kubelet's events about its node have the name here; `kubectl describe` asks
-                // for it.
-                uid: self.identity.name.clone(),
-                container: None,
-                warning,
-                reason: reason.to_owned(),
-                message,
-                first: now,
-                last: now,
-                count: 1,
-            };
-            self.recorder.record(event, now);
-        }
+        record(&self.recorder, &self.identity.name, events, now);
+    }
+}
+
+/// Records events about the node of that name.
+pub(super) fn record(recorder: &Recorder, name: &str, events: Vec<NodeEvent>, now: Time) {
+    for NodeEvent { warning, reason, message } in events {
+        let event = Event {
+            kind: Kind::Node,
+            key: ObjectKey::new("", name),
+            // The kubelet's events about its node have the name here; `kubectl describe` asks for it.
+            uid: name.to_owned(),
+            container: None,
+            warning,
+            reason: reason.to_owned(),
+            message,
+            first: now,
+            last: now,
+            count: 1,
+        };
+        recorder.record(event, now);
     }
 }
 

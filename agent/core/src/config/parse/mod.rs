@@ -164,6 +164,13 @@ mod tests {
         check("protectKernelDefaults: true\n", &[("protectKernelDefaults", Severity::Error)]);
         check("protectKernelDefaults: false\ncpuManagerPolicy: none\n", &[]);
         check("cpuManagerPolicy: static\n", &[("cpuManagerPolicy", Severity::Error)]);
+        check("enableDebuggingHandlers: true\n", &[]);
+        for text in [
+            "enableDebuggingHandlers: false\n",
+            "imagePullCredentialsVerificationPolicy: AlwaysVerify\n",
+        ] {
+            check(text, &[(text.split(':').next().unwrap(), Severity::Error)]);
+        }
         check(
             "crashLoopBackOff: {maxContainerRestartPeriod: 1h, x: 1}\n",
             &[
@@ -183,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a5_a6_a7_a12_a13_a14_the_node_is_configured() {
+    fn a5_a6_a7_a12_a13_a14_a150_the_node_is_configured() {
         let node = check(
             "registerNode: false\nregisterWithTaints: [{key: a, effect: NoSchedule}]\n\
              providerID: cloud://1\nmaxPods: 20\npodsPerCore: 5\npodCIDR: 10.1.2.3/24\n\
@@ -195,6 +202,15 @@ mod tests {
         )
         .node;
         assert!(!node.register);
+        // An empty list is not an absent one (A150).
+        for (text, enforced) in [
+            ("", true),
+            ("enforceNodeAllocatable: [pods]\n", true),
+            ("enforceNodeAllocatable: [none]\n", false),
+            ("enforceNodeAllocatable: []\n", false),
+        ] {
+            assert_eq!(check(text, &[]).node.enforce_pods, enforced, "{text}");
+        }
         assert_eq!((node.taints.len(), node.provider_id.as_str()), (1, "cloud://1"));
         assert_eq!((node.max_pods, node.pods_per_core), (20, 5));
         assert_eq!(node.pod_cidr, Some("10.1.2.0/24".parse().unwrap()));
@@ -275,10 +291,7 @@ mod tests {
         check("cgroupsPerQOS: false\n", &[("cgroupsPerQOS", Severity::Error)]);
         check(
             "enforceNodeAllocatable: [pods, system-reserved]\n",
-            &[
-                ("enforceNodeAllocatable[0]", Severity::Warning),
-                ("enforceNodeAllocatable[1]", Severity::Error),
-            ],
+            &[("enforceNodeAllocatable[1]", Severity::Error)],
         );
         check("systemReserved: {gpu: 1}\n", &[("systemReserved.gpu", Severity::Error)]);
         check("kubeReserved: {cpu: some}\n", &[("kubeReserved.cpu", Severity::Error)]);

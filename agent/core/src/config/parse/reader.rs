@@ -9,13 +9,24 @@ use crate::model::{Kind, ObjectKey, Problem, Severity};
 
 /// Fields whose value must not be ignored: what follows from ignoring it, and the values that
 /// mean what Longshore does anyway.
-const ISOLATION: [(&str, &str, &[&str]); 7] = [
+const ISOLATION: [(&str, &str, &[&str]); 9] = [
     ("protectKernelDefaults", "kernel settings would not be checked", &["false"]),
     ("memorySwap", "swap limits would not be set", &["{}"]),
     ("userNamespaces", "ID ranges of pods would differ", &["{}"]),
     ("reservedSystemCPUs", "pods would run on reserved CPUs", &["\"\""]),
     ("cpuManagerPolicy", "containers would not get their own CPUs", &["\"none\"", "\"\""]),
     ("memoryManagerPolicy", "memory would not be pinned", &["\"None\"", "\"\""]),
+    (
+        "enableDebuggingHandlers",
+        "logs, exec, attach and port-forward would still be served",
+        &["true"],
+    ),
+    // Never is what Longshore does; the kubelet's default is made explicit by tools that print it.
+    (
+        "imagePullCredentialsVerificationPolicy",
+        "pods could use images that were pulled with the credentials of others",
+        &["\"\"", "\"NeverVerify\"", "\"NeverVerifyPreloadedImages\""],
+    ),
     ("topologyManagerPolicy", "resources would not be aligned", &["\"none\"", "\"\""]),
 ];
 
