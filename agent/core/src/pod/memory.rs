@@ -46,6 +46,11 @@ pub struct Memory {
     pub(super) cgroup: Option<CgroupPlan>,
     /// Events that were told, by subject: not told again until the text changes.
     pub(super) said: BTreeMap<String, String>,
+    /// A decision has seen the pod before it was deleted.
+    pub(super) seen_wanted: bool,
+    /// The grace in seconds with which the pod is being deleted, and when it ends by this node's
+    /// clock.
+    pub(super) deletion: Option<(i64, Time)>,
     /// Since when an input is not known (A124).
     pub(super) unknown_since: Option<Time>,
     /// `crashLoopBackOff.maxContainerRestartPeriod`, for [`Memory::done`].
@@ -86,6 +91,23 @@ fn name_of(config: &longshore_proto::cri::ContainerConfig) -> &str {
 }
 
 impl Memory {
+    /// When the grace of `grace_s` ends, that ends at `at` by the API server's clock. It is counted
+    /// here from when its beginning was seen: clocks differ (F32). A deletion that began before this
+    /// process did gets no more than what is left (F03).
+    pub(super) fn deletion_end(&mut self, grace_s: i64, at: Time, now: Time) -> Time {
+        match self.deletion {
+            Some((known, end)) if known == grace_s => end,
+            Some(_) => self.delete_by(grace_s, now.plus_s(grace_s)),
+            None if self.seen_wanted => self.delete_by(grace_s, now.plus_s(grace_s)),
+            None => self.delete_by(grace_s, at.min(now.plus_s(grace_s))),
+        }
+    }
+
+    fn delete_by(&mut self, grace_s: i64, end: Time) -> Time {
+        self.deletion = Some((grace_s, end));
+        end
+    }
+
     /// `action` was executed and succeeded.
     pub fn done(&mut self, action: &Action, now: Time) {
         self.failures.remove(&step_of(action));

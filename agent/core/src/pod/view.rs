@@ -241,7 +241,13 @@ impl<'a> View<'a> {
             })
     }
 
-    /// When the pod must be gone, with the grace that the API gave it (A58, F03).
+    /// The grace with which the pod is being deleted.
+    pub fn deletion_grace_s(&self) -> i64 {
+        let given = self.input.pod.metadata.deletion_grace_period_seconds;
+        given.map_or_else(|| self.grace_s(), |grace| grace.clamp(0, 31_536_000))
+    }
+
+    /// When the pod must be gone by the API server's clock, with the grace that it gave (A58, F03).
     pub fn deletion_deadline(&self) -> Option<Time> {
         let metadata = &self.input.pod.metadata;
         let at = Time::from_api(metadata.deletion_timestamp.as_ref()?);

@@ -42,9 +42,12 @@ fn run(steps: &mut Steps<'_>) {
         }
         return steps.hold("FailedValidation", "metadata", &error);
     }
-    if let Some(deadline) = view.deletion_deadline() {
+    if let Some(at) = view.deletion_deadline() {
+        let deadline = steps.memory.deletion_end(view.deletion_grace_s(), at, input.now);
         return termination::delete(steps, deadline);
     }
+    steps.memory.seen_wanted = true;
+    steps.memory.deletion = None;
     if let Some(why) = over(steps) {
         return termination::settle(steps, &why);
     }

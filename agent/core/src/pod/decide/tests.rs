@@ -631,6 +631,34 @@ fn a58_grace_is_at_least_two_seconds_and_comes_from_the_api() {
 }
 
 #[test]
+fn f32_grace_is_counted_by_this_nodes_clock() {
+    let spec = "{containers: [{name: app, image: 'x:1'}]}";
+    let deleted = |mut case: Case, ahead_s: i64, grace_s: i64| {
+        case.pod.metadata.deletion_timestamp = Some(case.now.plus_s(grace_s - ahead_s).to_api());
+        case.pod.metadata.deletion_grace_period_seconds = Some(grace_s);
+        case
+    };
+    let mut case = prepared(spec);
+    case.observed.containers.push(instance(&case, "app", running(&case)));
+    // This node's clock is 35 s before the API server's, or behind it.
+    for ahead_s in [35, -35] {
+        let mut seen = case.clone();
+        seen.memory = decide(&case.input()).memory;
+        let seen = deleted(seen, ahead_s, 30);
+        check(&seen, &["stop app 30", "(Killing)"]);
+        // A shorter grace counts from when it is seen, too.
+        let mut shorter = seen.clone();
+        shorter.memory = decide(&seen.input()).memory;
+        shorter.now = shorter.now.plus_s(3);
+        check(&deleted(shorter, ahead_s, 5), &["stop app 5", "(Killing)"]);
+    }
+    // A daemon that starts now gives what is left of it, and no more (F03).
+    case.memory.seen_wanted = false;
+    check(&deleted(case.clone(), 20, 30), &["stop app 10", "(Killing)"]);
+    check(&deleted(case, -35, 30), &["stop app 30", "(Killing)"]);
+}
+
+#[test]
 fn a60_sidecars_end_after_the_apps_and_in_reverse() {
     let spec = "{initContainers: [{name: a, image: 'x:1', restartPolicy: Always}, {name: b, image: 'x:1', restartPolicy: Always}],
         containers: [{name: app, image: 'x:1'}]}";
@@ -647,6 +675,7 @@ fn a60_sidecars_end_after_the_apps_and_in_reverse() {
     check(&later, &["stop b 30", "(Killing)"]);
     gone(&mut later, "b");
     check(&later, &["stop a 30", "(Killing)"]);
+    case.memory.deletion = Some((30, case.now.plus_s(30)));
     case.now = case.now.plus_s(30);
     check(&case, &["stop a 2", "(Killing)", "stop b 2", "(Killing)", "stop app 2", "(Killing)"]);
 }
