@@ -27,14 +27,20 @@ fn set_text(slot: &mut Option<String>, value: &str) {
     }
 }
 
-/// Defaults of a pod: those of its spec, and requests from limits and service links, which a pod
-/// template does not get.
+/// Defaults of a pod: those of its spec, and requests from limits, service links and the host ports
+/// of the host's network, which a pod template does not get.
 pub fn default_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
     default_pod_spec(spec);
     set(&mut spec.enable_service_links, true);
+    let host_network = spec.host_network.unwrap_or_default();
     let init = spec.init_containers.iter_mut().flatten();
     for container in spec.containers.iter_mut().chain(init) {
+        for port in container.ports.iter_mut().flatten().filter(|_| host_network) {
+            if port.host_port.unwrap_or_default() == 0 {
+                port.host_port = Some(port.container_port);
+            }
+        }
         let Some(resources) = &mut container.resources else { continue };
         if let Some(limits) = &resources.limits {
             let requests = resources.requests.get_or_insert_with(BTreeMap::new);
@@ -56,17 +62,16 @@ pub fn default_pod_spec(spec: &mut PodSpec) {
     if spec.service_account_name.is_none() {
         spec.service_account_name.clone_from(&spec.service_account);
     }
-    let host_network = spec.host_network.unwrap_or_default();
     let init = spec.init_containers.iter_mut().flatten();
     for container in spec.containers.iter_mut().chain(init) {
-        default_container(container, host_network);
+        default_container(container);
     }
     for volume in spec.volumes.iter_mut().flatten() {
         default_volume(volume);
     }
 }
 
-fn default_container(container: &mut Container, host_network: bool) {
+fn default_container(container: &mut Container) {
     let policy = pull_policy_of(container.image.as_deref().unwrap_or_default());
     set_text(&mut container.image_pull_policy, policy);
     set_text(&mut container.termination_message_path, "/dev/termination-log");
@@ -74,9 +79,6 @@ fn default_container(container: &mut Container, host_network: bool) {
     container.resources.get_or_insert_default();
     for port in container.ports.iter_mut().flatten() {
         set_text(&mut port.protocol, "TCP");
-        if host_network && port.host_port.unwrap_or_default() == 0 {
-            port.host_port = Some(port.container_port);
-        }
     }
     for env in container.env.iter_mut().flatten() {
         default_env(env);
@@ -369,12 +371,14 @@ mod tests {
     #[test]
     fn a90_deployment_defaults_leave_requests_to_the_pod() {
         check::<Deployment>(
-            json!({"spec": {"selector": {}, "template": {"spec": {"containers": [
-                {"name": "a", "image": "x", "resources": {"limits": {"cpu": "1"}}}]}}}}),
+            json!({"spec": {"selector": {}, "template": {"spec": {"hostNetwork": true, "containers": [
+                {"name": "a", "image": "x", "ports": [{"containerPort": 80}],
+                "resources": {"limits": {"cpu": "1"}}}]}}}}),
             default_deployment,
             json!({"/spec/replicas": 1, "/spec/revisionHistoryLimit": 10, "/spec/progressDeadlineSeconds": 600,
                 "/spec/strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
                 "/spec/template/spec/containers/0/resources/requests": null,
+                "/spec/template/spec/containers/0/ports/0/hostPort": null,
                 "/spec/template/spec/containers/0/imagePullPolicy": "Always",
                 "/spec/template/spec/enableServiceLinks": null}),
         );
