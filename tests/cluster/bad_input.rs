@@ -61,7 +61,7 @@ fn f06_a209_what_cannot_work_is_refused_in_one_line_and_harms_no_pod() {
     let garbage = file("garbage.conf", "apiVersion: v1\nkind: Config\nclusters: [\n");
     let elsewhere = dir.join("is-not-there.conf").display().to_string();
     let unknown_ca = file("no-ca.yaml", &config.replace("ca.crt", "is-not-there.crt"));
-    let anonymous = file("weak.yaml", &format!("{config}seccompDefault: true\n"));
+    let weak = file("weak.yaml", &format!("{config}protectKernelDefaults: true\n"));
     for (what, changes, wants) in [
         ("an unknown flag", vec![("--node-lables", "a=b")], vec!["--node-lables"]),
         ("no second identity", vec![("--dataplane-kubeconfig", "")], vec!["deploy/rbac.yaml"]),
@@ -83,8 +83,8 @@ fn f06_a209_what_cannot_work_is_refused_in_one_line_and_harms_no_pod() {
         ),
         (
             "what would weaken isolation",
-            vec![("--config", anonymous.as_str())],
-            vec!["seccompDefault"],
+            vec![("--config", weak.as_str())],
+            vec!["protectKernelDefaults"],
         ),
         (
             "a label of others",
@@ -146,7 +146,7 @@ fn a23_wrong_credentials_are_named_and_right_ones_are_taken_up() {
     for (what, text, wants) in [
         ("another authority", good.replace(&own_ca, &ca), ["certificate", "UnknownIssuer"]),
         ("an expired token", good.replace(token, "expired"), ["401", "Unauthorized"]),
-        ("no credentials", no_user, ["401", "Unauthorized"]),
+        ("no credentials", no_user, ["names no credential", "system:anonymous"]),
     ] {
         let path = dir.join("bad.conf");
         std::fs::write(&path, text).unwrap();

@@ -55,11 +55,11 @@ const PODS: &[(&str, &str)] = &[
     ),
     (
         "env",
-        "containers: [{name: c, image: 'x:1', env: [{name: A, value: b}, {name: N, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: R, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}, {name: K, valueFrom: {configMapKeyRef: {name: m, key: k, optional: true}}}], envFrom: [{secretRef: {name: s}}]}]",
+        "containers: [{name: c, image: 'x:1', env: [{name: A, value: b}, {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: R, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}, {name: K, valueFrom: {configMapKeyRef: {name: m, key: k, optional: true}}}], envFrom: [{secretRef: {name: s}}]}]",
     ),
     (
         "volumes",
-        "{containers: [{name: c, image: 'x:1', volumeMounts: [{name: a, mountPath: /a}, {name: h, mountPath: /h, readOnly: true}]}], volumes: [{name: a}, {name: b, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: h, hostPath: {path: /h}}, {name: t, hostPath: {path: /t, type: Directory}}, {name: c, configMap: {name: m, items: [{key: k, path: p}]}}, {name: s, secret: {secretName: s, optional: true, defaultMode: 256}}, {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}, {name: p, projected: {sources: [{configMap: {name: m}}, {secret: {name: s}}, {downwardAPI: {items: [{path: n, fieldRef: {fieldPath: metadata.name}}]}}, {serviceAccountToken: {path: t}}]}}]}",
+        "{containers: [{name: c, image: 'x:1', volumeMounts: [{name: a, mountPath: /a}, {name: h, mountPath: /h, readOnly: true}]}], volumes: [{name: a}, {name: b, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: h, hostPath: {path: /h}}, {name: t, hostPath: {path: /t, type: Directory}}, {name: c, configMap: {name: m, items: [{key: k, path: p}]}}, {name: s, secret: {secretName: s, optional: true, defaultMode: 256}}, {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}, {name: p, projected: {sources: [{configMap: {name: m}}, {secret: {name: s}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}, {serviceAccountToken: {path: t}}]}}]}",
     ),
     (
         "resources",
@@ -199,7 +199,8 @@ fn without_empty(value: Value) -> Value {
             .into_iter()
             .map(|(key, value)| (key, without_empty(value)))
             .filter(|(key, value)| {
-                let empty_map = ["labels", "annotations"].contains(&key.as_str())
+                // A Namespace has nothing else in its spec than its controller's finalizers.
+                let empty_map = ["labels", "annotations", "spec"].contains(&key.as_str())
                     && value.as_object().is_some_and(serde_json::Map::is_empty);
                 !value.is_null()
                     && !empty_map

@@ -23,7 +23,8 @@ fn a178_a179_a180_the_port_asks_the_api_server_who_may() {
     let stranger = space.kubectl("create token default").check().unwrap();
     let stranger = stranger.trim();
     for (token, path, want) in [
-        ("no-such-token", "/pods", "Unauthorized"),
+        // kubectl's words for 401.
+        ("no-such-token", "/pods", "You must be logged in"),
         (stranger, "/pods", "Forbidden"),
         (stranger, "/healthz", "Forbidden"),
         (stranger, "/metrics", "Forbidden"),

@@ -99,9 +99,6 @@ fn cases() -> Vec<Case> {
         case("succeeds", pod("succeeds", "exit 0", "  restartPolicy: OnFailure\n"), |pod| {
             phase(pod) == "Succeeded"
         }),
-        case("crash", pod("crash", "exit 4 --after 1", ""), |pod| {
-            waits(pod) == "CrashLoopBackOff" && container(pod)["restartCount"] == 1
-        }),
         case("noimage", with(missing, "      imagePullPolicy: Never\n"), |pod| {
             waits(pod) == "ErrImageNeverPull"
         }),

@@ -107,8 +107,9 @@ fn a205_a208_what_the_unit_starts_says_ready_and_its_end_ends_no_pod() {
         }
     };
     assert!(ready, "no READY=1: {}", child.log());
-    // Ready is a promise: its pods are taken over, and it answers.
-    assert!(node.longshore("status").output().unwrap().text.contains("web"));
+    // Ready is a promise: it answers, and its pods are taken over.
+    poll("the pod to be in its status", || Ok(own_status(node, E2E, "web")["ready"] == true))
+        .unwrap();
     assert_eq!(running(node, E2E), tasks);
     // As `systemctl stop` does with KillMode=process.
     child.signal(Signal::SIGTERM).unwrap();

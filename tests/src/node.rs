@@ -183,17 +183,18 @@ impl Node {
         self.dir.join("longshore.log")
     }
 
-    /// Starts the daemon and waits until `status` answers.
+    /// Starts the daemon and waits until `status` answers and the maps know the node.
     ///
     /// # Errors
     /// It ended, or it does not answer in 20 s.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.start_daemon_unready()?;
-        wait_for("`longshore status` to answer", 20, || {
+        wait_for("`longshore status` to answer and the maps to know the node", 20, || {
             if let Some(code) = self.daemon_exited()? {
                 bail!("the daemon ended ({code:?}):\n{}", self.last_log(20));
             }
-            Ok(self.status().is_ok_and(|output| matches!(output.code, Some(0 | 1))))
+            let answers = self.status().is_ok_and(|output| matches!(output.code, Some(0 | 1)));
+            Ok(answers && self.maps().is_ok_and(|maps| maps.contains("(node)")))
         })
         .with_context(|| self.last_log(20))
     }

@@ -59,10 +59,12 @@ impl ClusterNode {
         for (number, range) in ranges {
             if *number == self.number {
                 let text = render::bridge_conflist(range, &self.dir().join("cni/ipam"));
-                // The runtime reads whatever appears in that directory: complete or not there.
-                let part = self.dir().join("cni/10-lab.conflist");
+                // The runtime reads whatever appears in that directory: complete or not there. And
+                // of a file that is moved into it from another one containerd takes no notice.
+                let conf_dir = self.place().cni_conf_dir;
+                let part = conf_dir.join("10-lab.part");
                 std::fs::write(&part, text)?;
-                std::fs::rename(part, self.place().cni_conf_dir.join("10-lab.conflist"))?;
+                std::fs::rename(part, conf_dir.join("10-lab.conflist"))?;
             } else {
                 self.netns.ip(&format!("route replace {range} via {}", node_ip(*number)))?;
             }
