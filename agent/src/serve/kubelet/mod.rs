@@ -9,6 +9,7 @@ mod body;
 mod cache;
 mod exec;
 mod health;
+mod limits;
 mod logs;
 mod metrics;
 mod pods;

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::body::{Answer, full, text};
+use super::limits::Held;
 use super::server::Pool;
 use crate::supervise::Policy;
 
@@ -92,8 +93,8 @@ fn onward(request: &Request<Incoming>, uri: &Uri) -> Request<Empty<Bytes>> {
 
 /// Answers the caller with what the runtime's server answers, and ties both ends together when that
 /// is 101.
-pub async fn stream(pool: &Pool, url: &str, request: Request<Incoming>) -> Answer {
-    match open(pool, url, request).await {
+pub async fn stream(pool: &Pool, held: Held, url: &str, request: Request<Incoming>) -> Answer {
+    match open(pool, held, url, request).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::warn!(%error, "No stream");
@@ -104,6 +105,7 @@ pub async fn stream(pool: &Pool, url: &str, request: Request<Incoming>) -> Answe
 
 async fn open(
     pool: &Pool,
+    held: Held,
     url: &str,
     mut request: Request<Incoming>,
 ) -> Result<Answer, ProxyError> {
@@ -126,7 +128,7 @@ async fn open(
     }
     let (here, there) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
     pool.spawn("stream", async move {
-        let _driver = driver;
+        let (_driver, _held) = (driver, held);
         match tokio::try_join!(here, there) {
             Ok((here, there)) => {
                 let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));

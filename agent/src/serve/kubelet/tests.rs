@@ -509,6 +509,90 @@ async fn cve_21_a_log_that_became_a_link_is_not_followed() {
     assert!(text.starts_with("cannot read the log of container \"app\""), "{text}");
 }
 
+/// Sends a request and leaves the connection open; nothing of the answer is read.
+async fn begin(lab: &Lab, caller: Caller, path: &str, token: &str) -> TlsStream<TcpStream> {
+    let mut stream = lab.connect(caller).await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\n{token}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn f64_strangers_get_one_answer_and_never_the_places_of_known_callers() {
+    let lab = Lab::new("strangers", |_| ()).await;
+    lab.may(&[("alice", "get", "pods")]);
+    // Refused is over, whatever was sent behind it.
+    for caller in [Caller::Nobody, Caller::Token("good")] {
+        let token = if caller == Caller::Nobody { "" } else { "Authorization: Bearer good\r\n" };
+        let request = format!("GET /pods HTTP/1.1\r\nHost: n\r\n{token}\r\n");
+        let mut stream = lab.connect(caller).await;
+        stream.write_all(request.repeat(20).as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.contains("connection: close"));
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "one answer");
+    }
+    // A known caller keeps his connection; the silent ones make room for each other.
+    let mut known = begin(&lab, Caller::Alice, "/pods", "").await;
+    assert!(head(&mut known).await.starts_with("http/1.1 200"));
+    let mut silent = TcpStream::connect(lab.address).await.unwrap();
+    let mut more = Vec::new();
+    for _ in 0..70 {
+        more.push(TcpStream::connect(lab.address).await.unwrap());
+    }
+    assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)), "sent away");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    known.write_all(b"GET /pods HTTP/1.1\r\nHost: n\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let n = known.read(&mut answer).await.unwrap();
+    assert!(n > 0, "the known caller's connection stays");
+}
+
+#[tokio::test]
+async fn f64_followers_and_streams_have_an_end_and_short_requests_go_on() {
+    let lab =
+        Lab::new("bounds", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    let log = "2026-11-20T10:00:00Z stdout F one\n";
+    std::fs::write(lab.directory.join("demo_web_u-1/app/1.log"), log).unwrap();
+    let follow = "/containerLogs/demo/web/app?follow=true";
+    let mut open_ones = Vec::new();
+    for _ in 0..32 {
+        let mut follower = begin(&lab, Caller::Alice, follow, "").await;
+        assert!(head(&mut follower).await.starts_with("http/1.1 200"));
+        open_ones.push(follower);
+    }
+    let (status, text) = lab.ask(Caller::Alice, "GET", follow).await;
+    assert_eq!(status, 429);
+    assert!(text.starts_with("this pod has 32 log readers open"), "{text}");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    // Who goes gives the place back.
+    open_ones.clear();
+    while lab.ask(Caller::Alice, "GET", "/containerLogs/demo/web/app?tailLines=0").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..32 {
+        let (url, server) = runtime(SWITCH).await;
+        *lab.views.stream.lock().unwrap() = Ok(url);
+        lab.supervisor.scope().detach("runtime", Policy::Finite, async move {
+            server.await;
+        });
+        let (stream, head) = open(&lab, "POST", "/exec/demo/web/app?output=1").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        open_ones.push(stream);
+    }
+    let (_, head) = open(&lab, "POST", "/portForward/demo/web").await;
+    assert!(head.starts_with("http/1.1 429"), "{head}");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+}
+
 /// A streaming server for one connection: answers `head`, then echoes, and gives back the request.
 async fn runtime(head: &'static str) -> (String, BoxFuture<'static, String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -52,11 +52,15 @@ pub async fn answer(
         let message = format!("container {container:?} not found in pod {pod:?}\n");
         return text(StatusCode::NOT_FOUND, message);
     }
+    let held = match shared.logs.take(&found.uid) {
+        Ok(held) => held,
+        Err(message) => return text(StatusCode::TOO_MANY_REQUESTS, message),
+    };
     match open(shared, &found, container, &options).await {
-        Ok(reader) => stream(unfold(Some(reader), |reader| async {
-            let mut reader = reader?;
+        Ok(reader) => stream(unfold(Some((reader, held)), |reading| async {
+            let (mut reader, held) = reading?;
             match reader.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+                Ok(Some(bytes)) => Some((Ok(bytes), Some((reader, held)))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
