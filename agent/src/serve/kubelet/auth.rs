@@ -11,16 +11,20 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use longshore_core::model::Time;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 
 use super::cache::Cache;
+use super::questions::Questions;
 use super::route::Needs;
 use super::{Authentication, Authorization, Reviews, Settings};
 use crate::clock;
 use crate::tls::Serving;
 
-/// Questions to the API server at once; more wait, and then look into the cache again.
+/// Questions of one kind to the API server at once; more wait, and then look into the cache again.
 const REVIEWS_MAX: usize = 16;
+/// More that wait are refused at once.
+const QUEUE_MAX: usize = 64;
+/// For waiting and asking.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// No token is longer.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 const AUTHENTICATED: &str = "system:authenticated";
@@ -78,7 +82,8 @@ pub struct Gate {
     reviews: Arc<dyn Reviews>,
     tokens: Mutex<Cache<[u8; 32], Option<Identity>>>,
     accesses: Mutex<Cache<Access, bool>>,
-    permits: Semaphore,
+    who: Questions,
+    may: Questions,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,7 +109,8 @@ impl Gate {
             reviews,
             tokens: Mutex::default(),
             accesses: Mutex::default(),
-            permits: Semaphore::new(REVIEWS_MAX),
+            who: Questions::new("whose a token is", REVIEWS_MAX, QUEUE_MAX, PATIENCE),
+            may: Questions::new("who may", REVIEWS_MAX, QUEUE_MAX, PATIENCE),
         }
     }
 
@@ -132,7 +138,7 @@ impl Gate {
                 Ok(Some(identity)) => return Ok(identity),
                 Ok(None) => wrong = true,
                 Err(error) => {
-                    tracing::warn!(error, "Cannot ask the API server whose token it is");
+                    tracing::debug!(error, "Nobody says whose a token is");
                     wrong = true;
                 }
             }
@@ -150,18 +156,15 @@ impl Gate {
         // The cache must not be a place where tokens can be read.
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let kept = || lock(&self.tokens).get(&key, clock::now());
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let info = self.reviews.token(token.to_owned()).await?;
-        let verdict = info.map(Identity::of_review).filter(|identity| !identity.user.is_empty());
-        let now = clock::now();
-        lock(&self.tokens).put(key, verdict.clone(), after(now, ttl), now);
-        Ok(verdict)
+        let ask = async {
+            let info = self.reviews.token(token.to_owned()).await?;
+            let known = info.map(Identity::of_review);
+            let verdict = known.filter(|identity| !identity.user.is_empty());
+            let now = clock::now();
+            lock(&self.tokens).put(key, verdict.clone(), after(now, ttl), now);
+            Ok(verdict)
+        };
+        self.who.ask(kept, ask).await
     }
 
     /// # Errors
@@ -182,7 +185,7 @@ impl Gate {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(error, user = who.user, "Cannot ask the API server who may");
+                    tracing::debug!(error, user = who.user, "Nobody says whether a caller may");
                     return Err(Refusal {
                         status: StatusCode::INTERNAL_SERVER_ERROR,
                         text: format!("Authorization error {}", about()),
@@ -201,18 +204,14 @@ impl Gate {
         denied: Duration,
     ) -> Result<bool, String> {
         let kept = || lock(&self.accesses).get(&access, clock::now());
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let verdict = self.reviews.access(self.question(&access)).await?;
-        let now = clock::now();
-        let until = after(now, if verdict { allowed } else { denied });
-        lock(&self.accesses).put(access, verdict, until, now);
-        Ok(verdict)
+        let ask = async {
+            let verdict = self.reviews.access(self.question(&access)).await?;
+            let now = clock::now();
+            let until = after(now, if verdict { allowed } else { denied });
+            lock(&self.accesses).put(access.clone(), verdict, until, now);
+            Ok(verdict)
+        };
+        self.may.ask(kept, ask).await
     }
 
     fn question(&self, (who, verb, subresource): &Access) -> SubjectAccessReviewSpec {

@@ -15,6 +15,7 @@ mod metrics;
 mod pods;
 mod proxy;
 mod query;
+mod questions;
 mod route;
 mod server;
 #[cfg(test)]

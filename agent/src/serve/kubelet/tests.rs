@@ -47,12 +47,17 @@ struct FakeReviews {
     /// (user, verb, subresource) that may.
     may: Mutex<Vec<(&'static str, &'static str, &'static str)>>,
     away: std::sync::atomic::AtomicBool,
+    /// Questions about tokens are never answered.
+    tokens_hang: std::sync::atomic::AtomicBool,
     last: Mutex<Option<SubjectAccessReviewSpec>>,
 }
 
 impl Reviews for FakeReviews {
     fn token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, String>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.tokens_hang.load(Ordering::SeqCst) {
+            return std::future::pending().boxed();
+        }
         let user = (token == "good").then(|| UserInfo {
             username: Some("bob".to_owned()),
             groups: Some(vec!["system:serviceaccounts".to_owned()]),
@@ -523,6 +528,25 @@ async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
         head.push(stream.read_u8().await.unwrap());
     }
     String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn a180_questions_about_tokens_do_not_keep_a_certificate_from_its_answer() {
+    let lab = Lab::new("hang", |_| ()).await;
+    lab.may(&[("alice", "get", "pods")]);
+    lab.reviews.tokens_hang.store(true, Ordering::SeqCst);
+    let mut hanging = Vec::new();
+    for n in 0..20 {
+        let token = format!("Authorization: Bearer t{n}\r\n");
+        hanging.push(begin(&lab, Caller::Nobody, "/pods", &token).await);
+    }
+    while lab.reviews.asked.load(Ordering::SeqCst) < 16 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    // Not because the others have been given up: they still wait.
+    let mut byte = [0];
+    assert!(futures::poll!(Box::pin(hanging[0].read(&mut byte))).is_pending());
 }
 
 #[tokio::test]
