@@ -12,6 +12,7 @@ mod health;
 mod limits;
 mod logs;
 mod metrics;
+mod peer;
 mod pods;
 mod proxy;
 mod query;

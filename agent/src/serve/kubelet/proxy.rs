@@ -3,6 +3,7 @@
 //! SPDY and WebSocket are the ends' own matter; nothing of them is read here. Deliberately absent:
 //! an idle limit, which the runtime's streaming server has (4 h).
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::{Answer, full, text};
@@ -21,6 +23,9 @@ use crate::supervise::Policy;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
+/// For what is still on its way after one end has said that it will say no more: an end that
+/// forgets a stream must not hold it until the other does too.
+const DRAIN: Duration = Duration::from_secs(120);
 /// Of an answer that is no stream.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
@@ -131,8 +136,7 @@ async fn open(
         let (_driver, _held) = (driver, held);
         match tokio::try_join!(here, there) {
             Ok((here, there)) => {
-                let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut here, &mut there).await {
+                if let Err(error) = carry(TokioIo::new(here), TokioIo::new(there), DRAIN).await {
                     tracing::debug!(%error, "A stream ended");
                 }
             }
@@ -141,6 +145,34 @@ async fn open(
     });
     let (parts, _) = answer.into_parts();
     Ok(Response::from_parts(parts, full(Bytes::new())))
+}
+
+/// Bytes in both directions until both have ended, or one has and the other has had `drain`.
+async fn carry(
+    here: impl AsyncRead + AsyncWrite,
+    there: impl AsyncRead + AsyncWrite,
+    drain: Duration,
+) -> io::Result<()> {
+    let (here_read, here_write) = tokio::io::split(here);
+    let (there_read, there_write) = tokio::io::split(there);
+    let mut up = std::pin::pin!(pour(here_read, there_write));
+    let mut down = std::pin::pin!(pour(there_read, here_write));
+    let in_time = |rest: Result<io::Result<()>, _>| rest.unwrap_or(Ok(()));
+    tokio::select! {
+        ended = &mut up => {
+            ended?;
+            in_time(tokio::time::timeout(drain, down).await)
+        }
+        ended = &mut down => {
+            ended?;
+            in_time(tokio::time::timeout(drain, up).await)
+        }
+    }
+}
+
+async fn pour(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 /// An answer that is none of a stream is passed on as text and the connection ends: no bytes of the
@@ -161,6 +193,37 @@ async fn refused(answer: Response<Incoming>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn f64_one_end_that_is_silent_does_not_hold_a_stream_that_the_other_has_ended() {
+        use tokio::io::AsyncReadExt as _;
+        for caller_ends in [true, false] {
+            for (drain, answers) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
+                let ((caller, here), (runtime, there)) =
+                    (tokio::io::duplex(64), tokio::io::duplex(64));
+                let (mut first, mut other) =
+                    if caller_ends { (caller, runtime) } else { (runtime, caller) };
+                let ends = async {
+                    first.write_all(b"last words").await.unwrap();
+                    first.shutdown().await.unwrap();
+                    let mut words = String::new();
+                    other.read_to_string(&mut words).await.unwrap();
+                    assert_eq!(words, "last words");
+                    if answers {
+                        other.write_all(b"answer").await.unwrap();
+                        other.shutdown().await.unwrap();
+                        let mut answer = String::new();
+                        first.read_to_string(&mut answer).await.unwrap();
+                        assert_eq!(answer, "answer");
+                    }
+                };
+                // Where the other says nothing more, this ends all the same.
+                let (carried, ()) = tokio::join!(carry(here, there, drain), ends);
+                carried.unwrap();
+                drop((first, other));
+            }
+        }
+    }
 
     #[test]
     fn cve_2020_8559_only_the_loopback_is_dialled() {

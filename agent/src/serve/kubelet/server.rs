@@ -25,7 +25,7 @@ use super::limits::{Bound, Guest, Strangers};
 use super::metrics::Requests;
 use super::query::Query;
 use super::route::{self, Route};
-use super::{KubeletViews, Reviews, Settings, exec, health, logs, metrics, pods};
+use super::{KubeletViews, Reviews, Settings, exec, health, logs, metrics, peer, pods};
 use crate::clock;
 use crate::supervise::{Policy, Scope, Task};
 use crate::tls::Serving;
@@ -209,6 +209,9 @@ async fn accept(listener: &TcpListener, take: impl Fn(TcpStream)) {
         match listener.accept().await {
             Ok((socket, _)) => {
                 let _ = socket.set_nodelay(true);
+                if let Err(error) = peer::watch(&socket) {
+                    tracing::debug!(%error, "A connection that was gone at once");
+                }
                 take(socket);
             }
             // Out of file descriptors: others must end first.
