@@ -347,7 +347,7 @@ fn serving(config: &KubeletConfig, given: &Given, options: &Options) -> Result<S
         node_name: name,
         ips: options.node_ip.into_iter().chain([IpAddr::V4(Ipv4Addr::LOCALHOST)]).collect(),
     };
-    Ok(Serving::load_or_make(settings, clock::now().unix_ms() / 1000)?)
+    Ok(Serving::load_or_make(settings, clock::wall().unix_ms() / 1000)?)
 }
 
 fn serve_admin(body: &Body, state_root: &Path, handle: Handle) -> Result<()> {

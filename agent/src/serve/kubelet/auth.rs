@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::cache::Cache;
 use super::questions::Questions;
 use super::route::Needs;
+use super::server::Wall;
 use super::{Authentication, Authorization, Reviews, Settings};
 use crate::clock;
 use crate::tls::Serving;
@@ -79,6 +80,7 @@ pub struct Gate {
     authentication: Authentication,
     authorization: Authorization,
     tls: Arc<Serving>,
+    wall: Wall,
     reviews: Arc<dyn Reviews>,
     tokens: Mutex<Cache<[u8; 32], Option<Identity>>>,
     accesses: Mutex<Cache<Access, bool>>,
@@ -95,7 +97,12 @@ fn after(now: Time, time: Duration) -> Time {
 }
 
 impl Gate {
-    pub fn new(settings: &Settings, tls: Arc<Serving>, reviews: Arc<dyn Reviews>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        tls: Arc<Serving>,
+        wall: Wall,
+        reviews: Arc<dyn Reviews>,
+    ) -> Self {
         if settings.authorization == Authorization::AlwaysAllow {
             tracing::warn!(
                 "authorization.mode is AlwaysAllow: whoever is authenticated may run commands in every pod of this node"
@@ -106,6 +113,7 @@ impl Gate {
             authentication: settings.authentication.clone(),
             authorization: settings.authorization,
             tls,
+            wall,
             reviews,
             tokens: Mutex::default(),
             accesses: Mutex::default(),
@@ -125,7 +133,7 @@ impl Gate {
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
         let mut wrong = false;
-        match self.tls.identify(chain, clock::now().unix_ms() / 1000) {
+        match self.tls.identify(chain, (self.wall)().unix_ms() / 1000) {
             Ok(Some(subject)) => return Ok(Identity::known(subject.user, subject.groups)),
             Ok(None) => {}
             Err(error) => {

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use longshore_core::model::Time;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -96,11 +97,15 @@ impl Pool {
     }
 }
 
+/// The wall clock; tests have one of their own.
+pub type Wall = Arc<dyn Fn() -> Time + Send + Sync>;
+
 /// What every answer needs.
 pub struct Shared {
     pub settings: Settings,
     pub views: Arc<dyn KubeletViews>,
     pub pool: Pool,
+    pub wall: Wall,
     pub requests: Requests,
     pub streams: Arc<Bound>,
     pub logs: Arc<Bound>,
@@ -129,6 +134,17 @@ impl Server {
         views: Arc<dyn KubeletViews>,
         scope: Scope,
     ) -> Result<Self, BindError> {
+        Self::bind_by(Arc::new(clock::wall), settings, tls, reviews, views, scope).await
+    }
+
+    pub(super) async fn bind_by(
+        wall: Wall,
+        settings: Settings,
+        tls: Serving,
+        reviews: Arc<dyn Reviews>,
+        views: Arc<dyn KubeletViews>,
+        scope: Scope,
+    ) -> Result<Self, BindError> {
         let address = SocketAddr::new(settings.address, settings.port);
         let port = listen("the node port", address, "port").await?;
         let health = match settings.healthz {
@@ -136,13 +152,14 @@ impl Server {
             None => None,
         };
         let tls = Arc::new(tls);
-        let gate = Gate::new(&settings, tls.clone(), reviews);
+        let gate = Gate::new(&settings, tls.clone(), wall.clone(), reviews);
         let pool = Pool { scope, tasks: Mutex::default() };
         let requests = Requests::default();
         let shared = Arc::new(Shared {
             settings,
             views,
             pool,
+            wall,
             requests,
             streams: Bound::new("streams", STREAMS_MAX, POD_STREAMS_MAX),
             logs: Bound::new("log readers", LOGS_MAX, POD_LOGS_MAX),
@@ -224,7 +241,7 @@ async fn accept(listener: &TcpListener, take: impl Fn(TcpStream)) {
 }
 
 async fn reload(shared: &Arc<Shared>) {
-    let (tls, now_s) = (shared.tls.clone(), clock::now().unix_ms() / 1000);
+    let (tls, now_s) = (shared.tls.clone(), (shared.wall)().unix_ms() / 1000);
     match shared.pool.scope().blocking(move || tls.reload(now_s)).await {
         Ok(Ok(true)) => {
             tracing::info!("The node port's certificate files have changed: taken over")

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use longshore_core::model::{
 use longshore_proto::cri;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::json;
@@ -189,6 +190,8 @@ struct Lab {
     reviews: Arc<FakeReviews>,
     views: Arc<FakeViews>,
     callers: [(CertificateDer<'static>, Vec<u8>); 2],
+    /// How far the node's wall clock is off.
+    off_ms: Arc<AtomicI64>,
 }
 
 fn settings(directory: PathBuf) -> Settings {
@@ -220,6 +223,7 @@ fn caller() -> (String, (CertificateDer<'static>, Vec<u8>)) {
     params.distinguished_name.push(DnType::OrganizationName, "dev");
     params.distinguished_name.push(DnType::CommonName, "alice");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = date_time_ymd(2020, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
     (pem, (certificate.der().clone(), key.serialize_der()))
@@ -249,13 +253,15 @@ impl Lab {
         let mut settings = settings(directory.clone());
         change(&mut settings);
         let supervisor = Supervisor::default();
-        let server =
-            Server::bind(settings, serving, reviews.clone(), views.clone(), supervisor.scope())
-                .await
-                .unwrap();
+        let off_ms = Arc::new(AtomicI64::new(0));
+        let off = off_ms.clone();
+        let wall = Arc::new(move || crate::clock::wall().plus_ms(off.load(Ordering::SeqCst)));
+        let (asked, shown, scope) = (reviews.clone(), views.clone(), supervisor.scope());
+        let server = Server::bind_by(wall, settings, serving, asked, shown, scope).await.unwrap();
         let (address, health) = (server.local_addr().unwrap(), server.health_addr().unwrap());
         supervisor.scope().detach("server", Policy::Finite, server.run());
-        Self { supervisor, directory, address, health, reviews, views, callers: [alice, stranger] }
+        let callers = [alice, stranger];
+        Self { supervisor, directory, address, health, reviews, views, callers, off_ms }
     }
 
     fn may(&self, rights: &[(&'static str, &'static str, &'static str)]) {
@@ -354,6 +360,23 @@ async fn a179_a180_who_is_not_known_gets_401_and_who_may_not_gets_403() {
     let groups = lab.reviews.last.lock().unwrap().clone().unwrap();
     assert_eq!(groups.uid.as_deref(), Some("u-7"));
     assert_eq!(groups.groups.unwrap(), ["system:serviceaccounts", "system:authenticated"]);
+}
+
+#[tokio::test]
+async fn f32_certificates_and_since_go_by_the_wall_clock_of_now() {
+    let lab =
+        Lab::new("wall", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    let log = format!("{} stdout F now\n", crate::clock::wall());
+    std::fs::write(lab.directory.join("demo_web_u-1/app/1.log"), log).unwrap();
+    let path = "/containerLogs/demo/web/app?sinceSeconds=86000";
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await, (200, "now\n".to_owned()));
+    // The wall clock is set while the daemon runs: a day on, and to before the certificate.
+    lab.off_ms.store(86_400_000, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await, (200, String::new()));
+    lab.off_ms.store(-20 * 366 * 86_400_000, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await.0, 401);
+    lab.off_ms.store(0, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await.0, 200);
 }
 
 #[tokio::test]

@@ -16,7 +16,6 @@ use super::pods::{self, Found};
 use super::query::Query;
 use super::route::PodPath;
 use super::server::Shared;
-use crate::clock;
 use crate::observe::SeenPod;
 use format::Renderer;
 use longshore_core::model::{ObjectKey, PodUid};
@@ -40,7 +39,7 @@ pub async fn answer(
     if namespace.is_empty() {
         return text(BAD, r#"{"message": "Missing podNamespace."}"#);
     }
-    let options = match options::parse(query, clock::now()) {
+    let options = match options::parse(query, (shared.wall)()) {
         Ok(options) => options,
         Err((status, message)) => return text(status, message),
     };
