@@ -44,6 +44,8 @@ const POD_STREAMS_MAX: usize = 32;
 /// Logs that are being read or followed.
 const LOGS_MAX: usize = 256;
 const POD_LOGS_MAX: usize = 32;
+/// Logs that are searched from their end at once.
+const TAILS_MAX: usize = 4;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the header of a stranger's request; then for the word of the API server on him (10 s for
 /// who he is, 10 s for what he may) and for taking the answer.
@@ -109,6 +111,8 @@ pub struct Shared {
     pub requests: Requests,
     pub streams: Arc<Bound>,
     pub logs: Arc<Bound>,
+    /// Searches for the beginning of a log's tail.
+    pub tails: Semaphore,
     gate: Gate,
     tls: Arc<Serving>,
     strangers: Arc<Strangers>,
@@ -163,6 +167,7 @@ impl Server {
             requests,
             streams: Bound::new("streams", STREAMS_MAX, POD_STREAMS_MAX),
             logs: Bound::new("log readers", LOGS_MAX, POD_LOGS_MAX),
+            tails: Semaphore::new(TAILS_MAX),
             gate,
             tls,
             strangers: Strangers::new(STRANGERS_MAX),

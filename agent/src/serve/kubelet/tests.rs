@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _, ready};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::SubjectAccessReviewSpec;
+use k8s_openapi::api::core::v1::Pod;
 use longshore_core::model::{
     ContainerState, LocalPod, ObjectKey, ObservedContainer, ObservedSandbox, PodUid, SandboxState,
     Time, World,
@@ -47,9 +48,9 @@ struct FakeReviews {
     asked: AtomicUsize,
     /// (user, verb, subresource) that may.
     may: Mutex<Vec<(&'static str, &'static str, &'static str)>>,
-    away: std::sync::atomic::AtomicBool,
+    away: AtomicBool,
     /// Questions about tokens are never answered.
-    tokens_hang: std::sync::atomic::AtomicBool,
+    tokens_hang: AtomicBool,
     last: Mutex<Option<SubjectAccessReviewSpec>>,
 }
 
@@ -87,6 +88,8 @@ impl Reviews for FakeReviews {
 struct FakeViews {
     stream: Mutex<Result<String, RuntimeError>>,
     asked: Mutex<Vec<String>>,
+    /// No worker has published yet: the status is the API server's.
+    restarted: AtomicBool,
 }
 
 impl FakeViews {
@@ -102,7 +105,7 @@ impl KubeletViews for FakeViews {
         let pod = |node: &str, uid: &str| {
             let pod = json!({"metadata": {"name": "web", "namespace": "demo", "uid": uid},
                 "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "new"}]}});
-            Arc::new(serde_json::from_value(pod).unwrap())
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
         };
         world.pods.insert(ObjectKey::new("demo", "web"), pod("node-a", "u-1"));
         world.pods.insert(ObjectKey::new("demo", "else"), pod("node-b", "u-2"));
@@ -111,8 +114,13 @@ impl KubeletViews for FakeViews {
              "containerID": "containerd://c-1", "state": {"running": {}}},
             {"name": "new", "image": "busybox", "imageID": "", "ready": false, "restartCount": 0,
              "state": {"waiting": {"reason": "ContainerCreating"}}}]});
-        let local =
-            LocalPod { status: serde_json::from_value(status).unwrap(), ..LocalPod::default() };
+        let status = serde_json::from_value(status).unwrap();
+        if self.restarted.load(Ordering::SeqCst) {
+            let web = world.pods.get_mut(&ObjectKey::new("demo", "web")).unwrap();
+            *web = Arc::new(Pod { status: Some(status), ..(**web).clone() });
+            return Arc::new(world);
+        }
+        let local = LocalPod { status, ..LocalPod::default() };
         world.local.insert(PodUid::new("u-1"), Arc::new(local));
         Arc::new(world)
     }
@@ -249,6 +257,7 @@ impl Lab {
         let views = Arc::new(FakeViews {
             stream: Mutex::new(Err(RuntimeError::NotFound("gone".to_owned()))),
             asked: Mutex::default(),
+            restarted: AtomicBool::new(false),
         });
         let mut settings = settings(directory.clone());
         change(&mut settings);
@@ -523,6 +532,33 @@ async fn a183_logs_of_a_container_and_the_kubelets_words_where_there_are_none() 
     ] {
         let path = format!("/containerLogs/{path}");
         assert_eq!(lab.ask(Caller::Alice, "GET", &path).await, want, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a183_following_goes_on_just_after_a_restart() {
+    let lab =
+        Lab::new("restart", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    lab.views.restarted.store(true, Ordering::SeqCst);
+    let path = lab.directory.join("demo_web_u-1/app/1.log");
+    std::fs::write(&path, "2026-11-20T10:00:00Z stdout F one\n").unwrap();
+    let follow = "/containerLogs/demo/web/app?follow=true";
+    let mut follower = begin(&lab, Caller::Alice, follow, "").await;
+    head(&mut follower).await;
+    let mut text = String::new();
+    let mut bytes = [0; 100];
+    while !text.contains("one\n") {
+        let n = follower.read(&mut bytes).await.unwrap();
+        text += std::str::from_utf8(&bytes[..n]).unwrap();
+    }
+    // More than a look at the file later it would have ended.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut open = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut open, b"2026-11-20T10:00:01Z stdout F two\n").unwrap();
+    while !text.contains("two\n") {
+        let n = follower.read(&mut bytes).await.unwrap();
+        text += std::str::from_utf8(&bytes[..n]).unwrap();
+        assert!(n > 0 && !text.ends_with("\n0\r\n\r\n"), "it ended: {text:?}");
     }
 }
 

@@ -18,7 +18,7 @@ use super::route::PodPath;
 use super::server::Shared;
 use crate::observe::SeenPod;
 use format::Renderer;
-use longshore_core::model::{ObjectKey, PodUid};
+use longshore_core::model::ObjectKey;
 use longshore_core::pod::paths;
 use options::Options;
 use reader::{Place, Reader, Writes};
@@ -82,7 +82,7 @@ async fn open(
     let renderer =
         Renderer::new(options.timestamps, options.since, options.stream, options.limit_bytes);
     let follow = options.follow.then(|| writes(shared, found, id.clone()));
-    Reader::open(shared.pool.scope(), place, options.tail_lines, renderer, follow)
+    Reader::open(shared.pool.scope(), &shared.tails, place, options.tail_lines, renderer, follow)
         .await
         .map_err(|error| format!("cannot read the log of container {container:?}: {error}"))
 }
@@ -97,10 +97,17 @@ fn log_path(found: &Found, seen: &SeenPod, id: &str) -> Option<PathBuf> {
     })
 }
 
+/// By the status that the container was chosen by: just after a restart of the daemon the API
+/// server's is all there is. A pod that nobody names any more has only its own.
 fn writes(shared: &Arc<Shared>, found: &Found, id: String) -> Writes {
-    let (shared, uid): (Arc<Shared>, PodUid) = (shared.clone(), found.uid.clone());
-    Box::new(move || {
-        let world = shared.views.world();
-        world.local.get(&uid).is_some_and(|local| select::is_running(&local.status, &id))
+    let shared = shared.clone();
+    let path = PodPath { key: found.key.clone(), uid: Some(found.uid.clone()) };
+    Box::new(move || match pods::find(&shared, &path) {
+        Some(found) => select::is_running(&found.status, &id),
+        None => {
+            let world = shared.views.world();
+            let local = path.uid.as_ref().and_then(|uid| world.local.get(uid));
+            local.is_some_and(|local| select::is_running(&local.status, &id))
+        }
     })
 }
