@@ -245,6 +245,7 @@ fn port(body: &Body) -> Port {
     Port {
         store: body.store.clone(),
         observer: body.observer.clone(),
+        heartbeat: body.heartbeat.clone(),
         cri: body.cri.clone(),
         configz: configz(&body.config),
         samples: Box::new(move || samples(&view.borrow(), &dataplane)),

@@ -5,6 +5,7 @@
 pub mod dataplane;
 pub mod execute;
 pub mod flows;
+pub mod heartbeat;
 pub mod jobs;
 pub mod mirrors;
 pub mod node;
@@ -36,6 +37,7 @@ use crate::effects::images::Images;
 use crate::observe::Observer;
 use crate::supervise::Scope;
 use crate::world::Store;
+use heartbeat::Heartbeat;
 
 /// How long a container's end waits for the dataplane: a kernel that refuses writes must not keep
 /// pods alive.
@@ -156,6 +158,8 @@ pub struct Shared {
     /// `runtime_name` of the Version reply.
     pub runtime_name: String,
     pub explanations: Explanations,
+    /// Of the loop over all pods.
+    pub heartbeat: Heartbeat,
 }
 
 impl Shared {

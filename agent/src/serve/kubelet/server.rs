@@ -318,9 +318,11 @@ async fn serve_health(shared: Arc<Shared>, socket: TcpStream) {
         let shared = shared.clone();
         async move {
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
-                (&Method::GET | &Method::HEAD, "/healthz") => {
-                    health::answer(&shared.views.health())
-                }
+                (&Method::GET | &Method::HEAD, path) => match route::parse(path) {
+                    Route::Healthz => health::answer(&shared.views.health()),
+                    Route::HealthzOf(check) => health::answer_one(&shared.views.health(), &check),
+                    _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+                },
                 _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             })
         }
@@ -365,8 +367,8 @@ fn last(status: StatusCode, message: String) -> Answer {
 
 async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request<Incoming>) -> Answer {
     use Route::{
-        Attach, Configz, ContainerLogs, Exec, Healthz, Metrics, NotYet, Pods, PortForward, Run,
-        RunningPods, Unknown,
+        Attach, Configz, ContainerLogs, Exec, Healthz, HealthzOf, Metrics, NotYet, Pods,
+        PortForward, Run, RunningPods, Unknown,
     };
     let method = request.method();
     let allowed: &'static str = match &route {
@@ -383,6 +385,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request<Incoming>
     let query = Query::parse(request.uri().query());
     match route {
         Healthz => health::answer(&shared.views.health()),
+        HealthzOf(check) => health::answer_one(&shared.views.health(), &check),
         Pods => pods::answer(shared),
         RunningPods => pods::running(shared),
         Configz => {

@@ -90,6 +90,7 @@ struct FakeViews {
     asked: Mutex<Vec<String>>,
     /// No worker has published yet: the status is the API server's.
     restarted: AtomicBool,
+    ill: AtomicBool,
 }
 
 impl FakeViews {
@@ -130,7 +131,11 @@ impl KubeletViews for FakeViews {
     }
 
     fn health(&self) -> Vec<Health> {
-        vec![Health { name: "ping", state: Ok(()) }]
+        let state = match self.ill.load(Ordering::SeqCst) {
+            true => Err("a secret reason".to_owned()),
+            false => Ok(()),
+        };
+        vec![Health { name: "ping", state: Ok(()) }, Health { name: "syncloop", state }]
     }
 
     fn listed(&self) -> BTreeMap<PodUid, ListedPod> {
@@ -258,6 +263,7 @@ impl Lab {
             stream: Mutex::new(Err(RuntimeError::NotFound("gone".to_owned()))),
             asked: Mutex::default(),
             restarted: AtomicBool::new(false),
+            ill: AtomicBool::new(false),
         });
         let mut settings = settings(directory.clone());
         change(&mut settings);
@@ -459,15 +465,30 @@ async fn a178_a_taken_port_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a178_a189_the_health_port_answers_anybody_and_nothing_else() {
     let lab = Lab::new("health", |_| ()).await;
-    for (path, want) in [("/healthz", (200, "ok")), ("/pods", (404, "404 page not found\n"))] {
+    let none = (404, "404 page not found\n");
+    let ill = "[+]ping ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
+    for (path, is_ill, want) in [
+        ("/healthz", false, (200, "ok")),
+        ("/healthz/ping", false, (200, "ok")),
+        ("/healthz/syncloop", false, (200, "ok")),
+        ("/healthz/other", false, none),
+        ("/pods", false, none),
+        ("/healthz", true, (500, ill)),
+        ("/healthz/ping", true, (200, "ok")),
+        ("/healthz/syncloop", true, (500, "internal server error: reason withheld\n")),
+    ] {
+        lab.views.ill.store(is_ill, Ordering::SeqCst);
         let mut socket = TcpStream::connect(lab.health).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
         let (status, text) = split(&answer);
-        assert_eq!((status, text.as_str()), want);
+        assert_eq!((status, text.as_str()), want, "{path}");
     }
+    lab.may(&[("alice", "get", "healthz")]);
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/healthz/ping").await, (200, "ok".to_owned()));
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/healthz/syncloop").await.0, 500);
 }
 
 #[tokio::test]
