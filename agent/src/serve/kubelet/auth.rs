@@ -16,6 +16,7 @@ use super::cache::Cache;
 use super::questions::Questions;
 use super::route::Needs;
 use super::server::Wall;
+use super::websocket;
 use super::{Authentication, Authorization, Reviews, Settings};
 use crate::clock;
 use crate::tls::Serving;
@@ -141,8 +142,9 @@ impl Gate {
                 wrong = true;
             }
         }
-        if let (Some(ttl), Some(token)) = (self.authentication.webhook, bearer(headers)) {
-            match self.token(token, ttl).await {
+        let token = bearer(headers).map(str::to_owned).or_else(|| websocket::token(headers));
+        if let (Some(ttl), Some(token)) = (self.authentication.webhook, token) {
+            match self.token(&token, ttl).await {
                 Ok(Some(identity)) => return Ok(identity),
                 Ok(None) => wrong = true,
                 Err(error) => {

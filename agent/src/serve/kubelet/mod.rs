@@ -21,6 +21,7 @@ mod route;
 mod server;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 pub use auth::Identity;
 pub use health::Health;

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::body::{Answer, full, text};
 use super::limits::Held;
 use super::server::Pool;
+use super::websocket;
 use crate::supervise::Policy;
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -77,8 +78,14 @@ fn onward(request: &Request<Incoming>, uri: &Uri) -> Request<Empty<Bytes>> {
     *out.method_mut() = request.method().clone();
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     *out.uri_mut() = Uri::try_from(path).unwrap_or_default();
+    let protocols = websocket::without_token(request.headers());
+    if let Some(protocols) = protocols {
+        out.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
     for (name, value) in request.headers() {
         let own = [
+            // Without the token, above.
+            header::SEC_WEBSOCKET_PROTOCOL,
             header::HOST,
             header::AUTHORIZATION,
             header::COOKIE,

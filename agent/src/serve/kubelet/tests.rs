@@ -779,6 +779,28 @@ async fn a182_a_stream_is_carried_as_bytes_with_half_closes_and_without_the_call
 }
 
 #[tokio::test]
+async fn a179_a182_a_browsers_token_is_taken_and_goes_no_further() {
+    let lab = Lab::new("browser", |_| ()).await;
+    lab.may(&[("bob", "create", "proxy")]);
+    let (url, server) = runtime(SWITCH).await;
+    *lab.views.stream.lock().unwrap() = Ok(url);
+    let client = async {
+        let mut stream = lab.connect(Caller::Nobody).await;
+        let request = "GET /exec/demo/web/app?command=sh&output=1 HTTP/1.1\r\nHost: n\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\
+            Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.Z29vZA\r\n\
+            Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.starts_with("http/1.1 101 "));
+    };
+    let (request, ()) = tokio::join!(server, client);
+    let request = request.to_ascii_lowercase();
+    assert!(request.contains("sec-websocket-protocol: v5.channel.k8s.io\r\n"), "{request}");
+    assert!(request.contains("sec-websocket-key: a\r\n"), "{request}");
+    assert!(!request.contains("bearer") && !request.contains("z29vza"), "{request}");
+}
+
+#[tokio::test]
 async fn cve_2018_1002105_an_answer_that_is_no_stream_ends_the_connection() {
     let lab =
         Lab::new("refused", |settings| settings.authorization = Authorization::AlwaysAllow).await;
