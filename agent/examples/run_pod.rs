@@ -16,6 +16,7 @@ use longshore::effects::events::Recorder;
 use longshore::effects::images::Images;
 use longshore::observe::Observer;
 use longshore::supervise::{Policy, Supervisor};
+use longshore::workers::heartbeat::Heartbeat;
 use longshore::workers::{Explanations, PodSink, Programmed, STEP_PATIENCE, Shared, pods};
 use longshore::world::Store;
 use longshore_core::config::KubeletConfig;
@@ -145,5 +146,6 @@ async fn shared(
         patience: STEP_PATIENCE,
         runtime_name: version.name,
         explanations: Explanations::default(),
+        heartbeat: Heartbeat::default(),
     }))
 }

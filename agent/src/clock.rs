@@ -11,11 +11,17 @@ static START: OnceLock<(Time, Instant)> = OnceLock::new();
 /// Wall clock at the daemon's start plus the monotonic time since: never jumps (F32).
 #[allow(clippy::disallowed_methods, reason = "this is the room of clocks")]
 pub fn now() -> Time {
-    let (start, since) = START.get_or_init(|| {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (Time::from_unix_ms(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)), Instant::now())
-    });
+    let (start, since) = START.get_or_init(|| (wall(), Instant::now()));
     start.plus_ms(i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The wall clock as it is set now, to compare with what other machines and programs have written:
+/// how long a certificate or token is good for, the times in a log. It jumps, so no timer, wait or
+/// age is made of it (F32).
+#[allow(clippy::disallowed_methods, reason = "this is the room of clocks")]
+pub fn wall() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_unix_ms(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// How long to sleep until `at`; zero when it has passed.

@@ -31,6 +31,7 @@ use crate::observe::Observer;
 use crate::serve::NodeFacts;
 use crate::supervise::{Policy, Scope, Supervisor};
 use crate::workers::dataplane::{DataplaneWorker, SharedImage, View};
+use crate::workers::heartbeat::Heartbeat;
 use crate::workers::{
     Explanations, ExtraHosts, PodSink, Programmed, STEP_PATIENCE, Shared, allocatable, flows, pods,
 };
@@ -104,6 +105,7 @@ pub struct Body {
     pub observer: Observer,
     pub recorder: Recorder,
     pub explanations: Explanations,
+    pub heartbeat: Heartbeat,
     programmed: Programmed,
     cgroups: Arc<KernelCgroups>,
     conf: Conf,
@@ -167,6 +169,7 @@ impl Body {
             observer,
             recorder: Recorder::default(),
             explanations: Explanations::default(),
+            heartbeat: Heartbeat::default(),
             programmed,
             cgroups: Arc::new(kernel_cgroups),
             conf,
@@ -204,6 +207,7 @@ impl Body {
             extra_hosts,
             runtime_name: self.version.name.clone(),
             explanations: self.explanations.clone(),
+            heartbeat: self.heartbeat.clone(),
             interface_lost,
             patience: STEP_PATIENCE,
         };

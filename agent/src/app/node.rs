@@ -252,6 +252,7 @@ fn port(body: &Body) -> Port {
     Port {
         store: body.store.clone(),
         observer: body.observer.clone(),
+        heartbeat: body.heartbeat.clone(),
         cri: body.cri.clone(),
         configz: configz(&body.config),
         samples: Box::new(move || samples(&view.borrow(), &dataplane)),
@@ -354,7 +355,7 @@ fn serving(config: &KubeletConfig, given: &Given, options: &Options) -> Result<S
         node_name: name,
         ips: options.node_ip.into_iter().chain([IpAddr::V4(Ipv4Addr::LOCALHOST)]).collect(),
     };
-    Ok(Serving::load_or_make(settings, clock::now().unix_ms() / 1000)?)
+    Ok(Serving::load_or_make(settings, clock::wall().unix_ms() / 1000)?)
 }
 
 fn serve_admin(body: &Body, state_root: &Path, handle: Handle) -> Result<()> {

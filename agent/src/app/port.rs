@@ -11,10 +11,12 @@ use longshore_core::model::{PodUid, World};
 use longshore_proto::cri;
 use tonic::Code;
 
+use crate::clock;
 use crate::effects::api::Api;
 use crate::effects::cri::{Cri, CriError};
 use crate::observe::{ListedPod, Observer, SeenPod};
 use crate::serve::kubelet::{Health, KubeletViews, Reviews, RuntimeError, Sample};
+use crate::workers::heartbeat::Heartbeat;
 use crate::world::Store;
 
 /// How long a command of `/run` may take.
@@ -37,6 +39,7 @@ impl Reviews for ApiReviews {
 pub struct Port {
     pub store: Store,
     pub observer: Observer,
+    pub heartbeat: Heartbeat,
     pub cri: Cri,
     /// The KubeletConfiguration in use.
     pub configz: serde_json::Value,
@@ -65,7 +68,12 @@ impl KubeletViews for Port {
     /// A runtime that does not answer makes the node NotReady, not the daemon unhealthy: a
     /// supervisor that restarted it would mend nothing.
     fn health(&self) -> Vec<Health> {
-        vec![Health { name: "ping", state: Ok(()) }]
+        // `log`: lines are written as they come, nothing holds them back.
+        vec![
+            Health { name: "ping", state: Ok(()) },
+            Health { name: "log", state: Ok(()) },
+            Health { name: "syncloop", state: self.heartbeat.check(clock::now()) },
+        ]
     }
 
     fn samples(&self) -> Vec<Sample> {

@@ -48,6 +48,7 @@ pub fn link(links_dir: &Path, log_dir: &Path, wanted: &BTreeMap<String, String>)
     }
     let Some(dir) = open(links_dir)? else { return Ok(()) };
     for name in dir.names()? {
+        let name = name?;
         let Some(target) = dir.link_target(&name)? else { continue };
         let is_wanted = name.to_str().and_then(|name| wanted.get(name)).map(OsStr::new);
         if Path::new(&target).starts_with(log_dir) && is_wanted != Some(target.as_os_str()) {
@@ -70,6 +71,7 @@ pub fn link(links_dir: &Path, log_dir: &Path, wanted: &BTreeMap<String, String>)
 pub fn sweep(links_dir: &Path, pod_logs_dir: &Path) -> io::Result<()> {
     let Some(dir) = open(links_dir)? else { return Ok(()) };
     for name in dir.names()? {
+        let name = name?;
         let Some(target) = dir.link_target(&name)? else { continue };
         let Ok(below) = Path::new(&target).strip_prefix(pod_logs_dir) else { continue };
         let Some(pod) = below.components().next() else { continue };

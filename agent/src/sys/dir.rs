@@ -15,7 +15,7 @@ use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, readlinkat, renameat2,
 };
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, symlinkat};
 
 /// What a directory entry is, without following it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub enum Entry {
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir {
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
 }
 
 impl AsFd for Dir {
@@ -38,9 +38,10 @@ impl AsFd for Dir {
     }
 }
 
-const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_RDONLY).union(OFlag::O_CLOEXEC);
+pub(super) const DIRECTORY: OFlag =
+    OFlag::O_DIRECTORY.union(OFlag::O_RDONLY).union(OFlag::O_CLOEXEC);
 
-fn beneath() -> ResolveFlag {
+pub(super) fn beneath() -> ResolveFlag {
     ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
         | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -114,17 +115,14 @@ impl Dir {
         }
     }
 
-    /// Names in the directory, sorted.
+    /// Names in the directory, as they come: there may be millions.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn names(&self) -> io::Result<Vec<OsString>> {
+    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<OsString>> + use<>> {
         // The magic link leads to the directory that is open, whatever its name is by now.
-        let mut names = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect::<io::Result<Vec<_>>>()?;
-        names.sort();
-        Ok(names)
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?;
+        Ok(entries.map(|entry| entry.map(|entry| entry.file_name())))
     }
 
     /// Opens a regular file for reading. Never blocks on a FIFO and never opens a device.
@@ -219,6 +217,15 @@ impl Dir {
         Ok(renameat2(&self.fd, from, &self.fd, to, RenameFlags::empty())?)
     }
 
+    /// Group and mode of the directory itself.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn own_self(&self, gid: u32, mode: u32) -> io::Result<()> {
+        fchown(&self.fd, None, Some(Gid::from_raw(gid)))?;
+        self.set_mode(mode)
+    }
+
     /// Owner and mode of an entry that is not a link.
     ///
     /// # Errors
@@ -263,44 +270,13 @@ impl Dir {
         }
     }
 
-    /// Removes `name` and all below it. Links are removed, not followed; a mount point below is an
-    /// error, because what is mounted there is not ours to empty. A missing entry is success.
-    ///
-    /// # Errors
-    /// A mount point stands in the way, or the file system refuses.
-    pub fn remove_tree(&self, name: &OsStr) -> io::Result<()> {
-        match self.entry(name)? {
-            None => Ok(()),
-            Some((Entry::Directory, _)) => {
-                let inside = beneath() | ResolveFlag::RESOLVE_NO_XDEV;
-                let child = match self.openat(Path::new(name), DIRECTORY, inside) {
-                    Ok(fd) => Self { fd },
-                    Err(error) if error.raw_os_error() == Some(Errno::EXDEV as i32) => {
-                        return Err(io::Error::other(format!(
-                            "{} is a mount point; unmount it first",
-                            name.display()
-                        )));
-                    }
-                    Err(error) => return Err(error),
-                };
-                for entry in child.names()? {
-                    child.remove_tree(&entry)?;
-                }
-                gone(unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir))
-            }
-            Some(_) => gone(unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)),
-        }
-    }
-
-    fn openat(&self, path: &Path, flags: OFlag, resolve: ResolveFlag) -> io::Result<OwnedFd> {
+    pub(super) fn openat(
+        &self,
+        path: &Path,
+        flags: OFlag,
+        resolve: ResolveFlag,
+    ) -> io::Result<OwnedFd> {
         Ok(openat2(&self.fd, path, OpenHow::new().flags(flags).resolve(resolve))?)
-    }
-}
-
-fn gone(result: nix::Result<()>) -> io::Result<()> {
-    match result {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -7,3 +7,4 @@ pub mod bpffs;
 pub mod dir;
 pub mod mount;
 pub mod netns;
+pub mod tree;

@@ -1,12 +1,13 @@
 //! Who a certificate says its holder is.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// User and groups of a certificate: its common name and its organizations (A179).
@@ -66,19 +67,48 @@ impl ClientCertVerifier for AskOnly {
     }
 }
 
+/// One certificate of the client CA file. The library takes what it is given as a root for good
+/// and for ever, so its time is kept beside it.
+pub struct Ca {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Unix seconds.
+    good: RangeInclusive<i64>,
+}
+
+impl Ca {
+    /// # Errors
+    /// It is no certificate.
+    pub fn new(
+        verifier: Arc<dyn ClientCertVerifier>,
+        der: &CertificateDer<'_>,
+    ) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let time = certificate.validity();
+        let good = time.not_before.timestamp()..=time.not_after.timestamp();
+        Ok(Self { verifier, good })
+    }
+}
+
 /// `None`: the certificate is good but names nobody.
 ///
 /// # Errors
-/// The chain does not lead to the client CA, or is not for clients, or not for now.
+/// The chain does not lead to a client CA that is good now, or is not for clients, or not for now.
 pub fn identify(
-    verifier: &dyn ClientCertVerifier,
+    all: &[Ca],
     own: &CertificateDer<'_>,
     more: &[CertificateDer<'_>],
     now_s: i64,
 ) -> Result<Option<Subject>, Error> {
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s.max(0).unsigned_abs()));
-    verifier.verify_client_cert(own, more, now)?;
-    Ok(subject(own))
+    // What every CA says that is not good now.
+    let mut error = Error::InvalidCertificate(CertificateError::Expired);
+    for ca in all.iter().filter(|ca| ca.good.contains(&now_s)) {
+        match ca.verifier.verify_client_cert(own, more, now) {
+            Ok(_) => return Ok(subject(own)),
+            Err(why) => error = why,
+        }
+    }
+    Err(error)
 }
 
 /// As Go's x509 reads it: the last common name, every organization.

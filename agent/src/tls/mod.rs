@@ -74,7 +74,8 @@ struct Material {
 struct Current {
     material: Material,
     config: Arc<ServerConfig>,
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// Each certificate of the client CA file.
+    callers: Vec<caller::Ca>,
 }
 
 /// The node port's TLS; follows its files.
@@ -127,10 +128,10 @@ impl Serving {
         chain: &[CertificateDer<'_>],
         now_s: i64,
     ) -> Result<Option<Subject>, rustls::Error> {
-        let verifier = self.current.read().unwrap_or_else(PoisonError::into_inner).verifier.clone();
-        match (verifier, chain.split_first()) {
-            (Some(verifier), Some((own, more))) => {
-                caller::identify(verifier.as_ref(), own, more, now_s)
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        match chain.split_first() {
+            Some((own, more)) if !current.callers.is_empty() => {
+                caller::identify(&current.callers, own, more, now_s)
             }
             _ => Ok(None),
         }
@@ -173,12 +174,19 @@ fn build(
     let key = PrivateKeyDer::from_pem_slice(&material.key).map_err(|error| {
         unusable("tlsPrivateKeyFile", &settings.key_file, format!("no private key: {error}"))
     })?;
-    let verifier = match &material.client_ca {
-        Some(pem) => Some(
-            client_verifier(provider, pem)
-                .map_err(|reason| unusable("clientCAFile", &settings.client_ca_file, reason))?,
-        ),
-        None => None,
+    let no_ca = |reason| unusable("clientCAFile", &settings.client_ca_file, reason);
+    let (verifier, callers) = match &material.client_ca {
+        Some(pem) => {
+            let all = certificates(pem).map_err(no_ca)?;
+            let verifier = client_verifier(provider, &all).map_err(no_ca)?;
+            let of = |one: &CertificateDer<'static>| {
+                let own = client_verifier(provider, std::slice::from_ref(one))?;
+                caller::Ca::new(own, one)
+            };
+            let callers = all.iter().map(of).collect::<Result<Vec<_>, _>>().map_err(no_ca)?;
+            (Some(verifier), callers)
+        }
+        None => (None, Vec::new()),
     };
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(policy::versions(&settings.min_version)?)?;
@@ -195,7 +203,7 @@ fn build(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Current { material, config: Arc::new(config), verifier })
+    Ok(Current { material, config: Arc::new(config), callers })
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -209,11 +217,11 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn client_verifier(
     provider: &Arc<CryptoProvider>,
-    pem: &[u8],
+    all: &[CertificateDer<'static>],
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem)? {
-        roots.add(certificate).map_err(|error| error.to_string())?;
+    for certificate in all {
+        roots.add(certificate.clone()).map_err(|error| error.to_string())?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()

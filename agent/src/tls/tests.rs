@@ -13,7 +13,12 @@ struct Ca {
 }
 
 fn ca(name: &str) -> Ca {
+    ca_until(name, 2040)
+}
+
+fn ca_until(name: &str, year: i32) -> Ca {
     let mut params = CertificateParams::default();
+    params.not_after = date_time_ymd(year, 1, 1);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
@@ -154,6 +159,26 @@ fn a179_a_certificate_of_the_client_ca_names_user_and_groups_and_no_other_does()
     place.write("ca.crt", &other.pem);
     assert!(serving.reload(NOW_S).unwrap());
     assert!(who(&good, NOW_S).is_err());
+}
+
+#[test]
+fn a179_a_client_ca_that_is_over_lets_nobody_in() {
+    let place = Place::new("over");
+    // 2027, when one of the two is over and its successor is in the same file.
+    let (old, new) = (ca_until("old", 2026), ca_until("new", 2040));
+    let settings = Settings {
+        client_ca_file: Some(place.write("ca.crt", &format!("{}{}", old.pem, new.pem))),
+        ..place.settings()
+    };
+    let serving = Serving::load_or_make(settings, NOW_S).unwrap();
+    let who = |ca: &Ca, now_s| {
+        let auth = ExtendedKeyUsagePurpose::ClientAuth;
+        let certificate = client(ca, "alice", &[], auth);
+        serving.identify(std::slice::from_ref(certificate.der()), now_s)
+    };
+    assert!(who(&old, NOW_S).is_err(), "the client's own certificate is good until 2030");
+    assert!(who(&new, NOW_S).unwrap().is_some());
+    assert!(who(&old, 1_760_000_000).unwrap().is_some(), "in 2025 it was good");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use longshore_core::pod::{credentials, paths};
 
 use super::Shared;
 use super::jobs::{Jobs, Place};
+use crate::effects::images::Pull;
 use crate::effects::{logs, volumes};
 use crate::failpoint;
 
@@ -150,17 +151,26 @@ fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
     result.map(drop).map_err(|error| error.to_string())
 }
 
-/// Starts the pull beside the worker, unless somebody is on it: its end wakes who waits for it.
+/// Starts the pull beside the worker, unless somebody is on it with the same credentials: its end
+/// wakes who waits for it.
 fn pull(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid, image: &str) {
-    if !shared.images.claim(image, crate::clock::now()) {
+    let (auths, problems) = credentials_of(shared, key, uid, image);
+    let pull = Pull::of(image, &auths);
+    if !shared.images.claim(&pull, crate::clock::now()) {
         return;
     }
-    let auths = credentials_of(shared, key, uid, image);
+    if !problems.is_empty() {
+        let text = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            problems.join("; ")
+        );
+        shared.event(key, uid, None, true, "FailedToRetrieveImagePullSecret", text);
+    }
     let (shared, image) = (shared.clone(), image.to_owned());
     let scope = shared.scope.clone();
     scope.detach(format!("pull {image}"), crate::supervise::Policy::Finite, async move {
         // The decision that sees the outcome tells the event, and after a failure when to retry.
-        match shared.images.pull(&image, auths).await {
+        match shared.images.pull(&pull, auths).await {
             Ok(pulled) => tracing::info!(
                 image,
                 took_ms = pulled.took_ms,
@@ -174,25 +184,19 @@ fn pull(shared: &Arc<Shared>, key: &ObjectKey, uid: &PodUid, image: &str) {
     });
 }
 
-/// From the pod's imagePullSecrets; one that cannot be used is told, and the pull is tried with the
-/// others (A53).
-fn credentials_of(
-    shared: &Arc<Shared>,
+/// From the pod's imagePullSecrets, and what is wrong with one that cannot be used: the pull is
+/// tried with the others (A53).
+pub fn credentials_of(
+    shared: &Shared,
     key: &ObjectKey,
     uid: &PodUid,
     image: &str,
-) -> Vec<longshore_proto::cri::AuthConfig> {
+) -> (Vec<longshore_proto::cri::AuthConfig>, Vec<String>) {
     let world = shared.store.snapshot();
-    let Some(pod) = world.pod_of(key, uid) else { return Vec::new() };
-    let (auths, problems) = credentials::of(&world, pod, &key.namespace, image);
-    if !problems.is_empty() {
-        let text = format!(
-            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-            problems.join("; ")
-        );
-        shared.event(key, uid, None, true, "FailedToRetrieveImagePullSecret", text);
+    match world.pod_of(key, uid) {
+        Some(pod) => credentials::of(&world, pod, &key.namespace, image),
+        None => (Vec::new(), Vec::new()),
     }
-    auths
 }
 
 /// The pod is gone: forget what is stored, then tell the source.

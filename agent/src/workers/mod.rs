@@ -6,6 +6,7 @@ pub mod allocatable;
 pub mod dataplane;
 pub mod execute;
 pub mod flows;
+pub mod heartbeat;
 pub mod jobs;
 pub mod mirrors;
 pub mod node;
@@ -37,6 +38,7 @@ use crate::effects::images::Images;
 use crate::observe::Observer;
 use crate::supervise::Scope;
 use crate::world::Store;
+use heartbeat::Heartbeat;
 
 /// How long a container's end waits for the dataplane: a kernel that refuses writes must not keep
 /// pods alive.
@@ -157,6 +159,8 @@ pub struct Shared {
     /// `runtime_name` of the Version reply.
     pub runtime_name: String,
     pub explanations: Explanations,
+    /// Of the loop over all pods.
+    pub heartbeat: Heartbeat,
 }
 
 impl Shared {

@@ -21,6 +21,7 @@ use super::jobs::Jobs;
 use super::probes::Probers;
 use super::status_file::{self, Stored};
 use super::{Shared, execute};
+use crate::effects::images::Pull;
 use crate::effects::{logs, volumes};
 use crate::supervise::{Policy, Task};
 
@@ -223,7 +224,9 @@ impl Worker {
     async fn observe_images(&self, pod: &Pod, observed: &mut ObservedPod) {
         for image in images_of(pod) {
             let now = crate::clock::now();
-            let state = match self.shared.images.state(&image, now).await {
+            let (auths, _) = execute::credentials_of(&self.shared, &self.key, &self.uid, &image);
+            let pull = Pull::of(&image, &auths);
+            let state = match self.shared.images.state(&pull, now).await {
                 Ok(state) => state,
                 Err(error) => ImageState::Failed {
                     at: now,

@@ -61,16 +61,21 @@ pub async fn run(shared: Arc<Shared>) {
     let mut listed = shared.observer.listed();
     // Without one complete list nobody knows what runs here: a twin could be started (I2).
     while *listed.borrow_and_update() == 0 {
-        if listed.changed().await.is_err() {
-            return;
+        // A runtime that is away is no illness of this loop.
+        shared.heartbeat.beat(crate::clock::now());
+        match tokio::time::timeout(SWEEP, listed.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => return,
         }
     }
+    let heartbeat = shared.heartbeat.clone();
     let mut pods = Pods::new(shared);
     pods.reconcile_all();
     let mut open = BTreeSet::new();
     let mut network_ready = false;
     let mut next_sweep = crate::clock::now();
     loop {
+        heartbeat.beat(crate::clock::now());
         tokio::select! {
             biased;
             uid = pods.ended.recv() => {

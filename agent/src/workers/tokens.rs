@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use longshore_core::model::{Change, Kind, ObjectKey, PodUid, Time, Token, TokenRequest};
 use longshore_core::pod::mirror::is_static;
-use longshore_core::pod::tokens;
+use longshore_core::pod::tokens::{self, Due};
 
 use crate::clock::{self, Retry};
 use crate::effects::api::{Api, ApiError};
@@ -30,6 +30,9 @@ const QUIET_MS: i64 = 3_000;
 /// Look again at least so often.
 const RESYNC_MS: i64 = 60_000;
 
+/// A call that ended, with the wall clock's time when it began.
+type Ended = (TokenRequest, Time, Result<Token, ApiError>);
+
 struct Tokens {
     store: Store,
     api: Api,
@@ -37,11 +40,11 @@ struct Tokens {
     node_name: String,
     by_pod: BTreeMap<ObjectKey, Vec<TokenRequest>>,
     /// When to ask, by request.
-    due: BTreeMap<TokenRequest, Time>,
+    due: BTreeMap<TokenRequest, Due>,
     /// After failures: since when, and how long to wait.
     retries: BTreeMap<TokenRequest, (Time, Retry)>,
     calling: BTreeSet<TokenRequest>,
-    calls: FuturesUnordered<BoxFuture<'static, (TokenRequest, Result<Token, ApiError>)>>,
+    calls: FuturesUnordered<BoxFuture<'static, Ended>>,
 }
 
 /// Runs for ever. `api`: the node's own identity.
@@ -61,11 +64,11 @@ pub async fn run(store: Store, api: Api, recorder: Recorder, node_name: String) 
     let keys = tokens.store.snapshot().pods.keys().cloned().collect();
     tokens.look(&keys);
     loop {
-        let wake_at = tokens.start_calls(clock::now());
+        let wake_at = tokens.start_calls(clock::now(), clock::wall());
         tokio::select! {
             biased;
-            Some((request, result)) = tokens.calls.next(), if !tokens.calls.is_empty() => {
-                tokens.ended(request, result);
+            Some((request, wall, result)) = tokens.calls.next(), if !tokens.calls.is_empty() => {
+                tokens.ended(request, wall, result);
             }
             changed = changes.next() => {
                 let keys = changed.into_iter().filter_map(|change| match change {
@@ -95,7 +98,7 @@ impl Tokens {
                 self.forget(request);
             }
             for request in &wanted {
-                self.due.entry(request.clone()).or_insert(Time(0));
+                self.due.entry(request.clone()).or_insert(Due::at(Time(0)));
             }
             if !wanted.is_empty() {
                 self.by_pod.insert(key.clone(), wanted);
@@ -120,37 +123,36 @@ impl Tokens {
         });
     }
 
-    /// Asks for what is due. Returns when to look again.
-    fn start_calls(&mut self, now: Time) -> Time {
+    /// Asks for what is due. Returns when to look again, by the steady clock; that the wall clock
+    /// has jumped is seen then.
+    fn start_calls(&mut self, now: Time, wall: Time) -> Time {
         let mut wake_at = now.plus_ms(RESYNC_MS);
         for (request, at) in &self.due {
             if self.calling.contains(request) {
                 continue;
             }
-            if *at > now {
-                wake_at = wake_at.min(*at);
+            if !at.has_come(now, wall) {
+                wake_at = wake_at.min(at.steady);
             } else if self.calls.len() < CALLS_MAX {
                 self.calling.insert(request.clone());
                 let (api, request) = (self.api.clone(), request.clone());
                 self.calls.push(Box::pin(async move {
                     let result = api.request_token(&request).await;
-                    (request, result)
+                    (request, wall, result)
                 }));
             }
         }
         wake_at
     }
 
-    fn ended(&mut self, request: TokenRequest, result: Result<Token, ApiError>) {
+    fn ended(&mut self, request: TokenRequest, wall: Time, result: Result<Token, ApiError>) {
         self.calling.remove(&request);
         // The pod may be gone by now.
         let Some(at) = self.due.get_mut(&request) else { return };
         match result {
             Ok(token) => {
                 let jitter_ms = i64::try_from(clock::random_below(JITTER_MS)).unwrap_or(0);
-                // A token that is over at once must not be asked for in a circle.
-                let least = clock::now().plus_ms(RESYNC_MS / 2);
-                *at = tokens::refresh_at(&token, jitter_ms).max(least);
+                *at = Due::again(&token, jitter_ms, clock::now(), wall, RESYNC_MS / 2);
                 self.retries.remove(&request);
                 self.store.edit(|world| {
                     world.tokens.insert(request.clone(), token.into());
@@ -162,7 +164,8 @@ impl Tokens {
                 let retry = self.retries.entry(request.clone());
                 let (since, retry) =
                     retry.or_insert_with(|| (now, Retry::new(FIRST_MS, LONGEST_MS)));
-                *at = now.plus_ms(i64::try_from(retry.wait().as_millis()).unwrap_or(1000));
+                let wait_ms = i64::try_from(retry.wait().as_millis()).unwrap_or(1000);
+                *at = Due::at(now.plus_ms(wait_ms));
                 // The authorizer hears of a new pod a little later than its node.
                 if now.since_ms(*since) >= QUIET_MS {
                     self.tell(&request, &error);

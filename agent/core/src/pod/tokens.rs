@@ -52,6 +52,35 @@ pub fn refresh_at(token: &Token, jitter_ms: i64) -> Time {
     token.issued_at.plus_ms((age_ms - jitter_ms.max(0)).max(0))
 }
 
+/// When a token is asked for, by two clocks, whichever comes first (F32): a machine that slept has
+/// only a wall clock that knows of it, and a wall clock that was set back must not keep a token
+/// beyond its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Due {
+    /// By the clock that never jumps.
+    pub steady: Time,
+    /// By the wall clock; `None`: it does not matter.
+    pub wall: Option<Time>,
+}
+
+impl Due {
+    pub fn at(steady: Time) -> Self {
+        Self { steady, wall: None }
+    }
+
+    /// Of a token that was asked for at `wall`; not within `least_ms` from `now`, so that one that
+    /// is over at once is not asked for in a circle.
+    pub fn again(token: &Token, jitter_ms: i64, now: Time, wall: Time, least_ms: i64) -> Self {
+        let steady = refresh_at(token, jitter_ms).max(now.plus_ms(least_ms));
+        let wall = wall.plus_ms(steady.since_ms(token.issued_at));
+        Self { steady, wall: Some(wall) }
+    }
+
+    pub fn has_come(&self, now: Time, wall: Time) -> bool {
+        self.steady <= now || self.wall.is_some_and(|at| at <= wall)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +120,29 @@ mod tests {
         check(600, 0, 480);
         check(365 * 86_400, 0, 86_400);
         check(0, 10_000, 0);
+    }
+
+    #[test]
+    fn f32_a106_a_token_is_due_by_whichever_clock_comes_first() {
+        // The wall clock is an hour ahead when the token is asked for.
+        let (issued_at, wall) = (Time(1_000_000), Time(4_600_000));
+        let token = Token { text: "t".into(), issued_at, expires_at: issued_at.plus_s(3600) };
+        let due = Due::again(&token, 0, issued_at, wall, 30_000);
+        let check = |steady_s: i64, wall_s: i64, expect: bool| {
+            let has_come = due.has_come(issued_at.plus_s(steady_s), wall.plus_s(wall_s));
+            assert_eq!(has_come, expect, "{steady_s} {wall_s}");
+        };
+        check(2879, 2879, false);
+        check(2880, 2880, true);
+        // Asleep, or set forward.
+        check(10, 2880, true);
+        // Set back by a day.
+        check(2879, -86_400, false);
+        check(2880, -86_400, true);
+        // One that is over at once has to wait a little.
+        let over = Token { text: "t".into(), issued_at, expires_at: issued_at };
+        let due = Due::again(&over, 0, issued_at, wall, 30_000);
+        assert!(!due.has_come(issued_at.plus_s(29), wall.plus_s(29)));
+        assert!(due.has_come(issued_at.plus_s(30), wall.plus_s(30)));
     }
 }

@@ -56,7 +56,9 @@ fn current_generation(dir: &Dir) -> io::Result<Option<OsString>> {
 
 /// The generation holds exactly `entries`, with modes and group.
 fn same_content(data: &Dir, entries: &Entries, gid: Option<u32>) -> io::Result<bool> {
-    if listing(data, "", 0)? != entries.keys().cloned().collect::<BTreeSet<_>>() {
+    let mut found = BTreeSet::new();
+    listing(data, "", 0, entries.len(), &mut found)?;
+    if found != entries.keys().cloned().collect::<BTreeSet<_>>() {
         return Ok(false);
     }
     let own = nix::unistd::geteuid().as_raw();
@@ -82,22 +84,32 @@ fn same_content(data: &Dir, entries: &Entries, gid: Option<u32>) -> io::Result<b
 }
 
 /// Paths of all files; a link or anything else that we never make is listed too, and so differs.
-fn listing(dir: &Dir, prefix: &str, depth: u32) -> io::Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
+/// One more than `most` is enough to differ.
+fn listing(
+    dir: &Dir,
+    prefix: &str,
+    depth: u32,
+    most: usize,
+    found: &mut BTreeSet<String>,
+) -> io::Result<()> {
     for name in dir.names()? {
+        let name = name?;
         let path = format!("{prefix}{}", name.to_string_lossy());
         match dir.entry(&name)? {
             Some((Entry::Directory, _)) if depth < 64 => {
                 let inner = dir.dir(Path::new(&name))?;
-                found.extend(listing(&inner, &format!("{path}/"), depth + 1)?);
+                listing(&inner, &format!("{path}/"), depth + 1, most, found)?;
             }
             Some(_) => {
                 found.insert(path);
             }
             None => {}
         }
+        if found.len() > most {
+            return Ok(());
+        }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// These volumes are read-only for containers: the group may read (A115).
@@ -153,6 +165,7 @@ fn ensure_links(dir: &Dir, entries: &Entries, generation: &OsStr) -> io::Result<
         changed = Changed::Yes;
     }
     for name in dir.names()? {
+        let name = name?;
         let keep = name == DATA || name == generation || wanted.contains(&name);
         if !keep {
             dir.remove_tree(&name)?;

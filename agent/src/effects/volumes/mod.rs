@@ -18,6 +18,7 @@ use longshore_core::pod::action::{FileContent, HostPathKind, PlannedVolume, Volu
 
 use crate::sys::dir::{Dir, Entry};
 use crate::sys::mount;
+use crate::sys::tree::Visit;
 
 /// What went wrong; becomes the event FailedMount.
 #[derive(Debug, thiserror::Error)]
@@ -195,19 +196,20 @@ fn own_tree(parent: &Dir, name: &OsStr, fs_group: Option<i64>) -> io::Result<Cha
 }
 
 fn own(parent: &Dir, name: &OsStr, gid: u32) -> io::Result<()> {
-    let Some((entry, stat)) = parent.entry(name)? else { return Ok(()) };
-    let mode = stat.st_mode & 0o7777;
-    match entry {
-        Entry::Directory => {
-            let dir = parent.dir(Path::new(name))?;
-            for child in dir.names()? {
-                own(&dir, &child, gid)?;
-            }
-            parent.own(name, Some(gid), Some(mode | 0o2770))
+    parent.walk(name, &mut |found| match found {
+        Visit::Directory(dir) => {
+            let mode = dir.stat()?.st_mode & 0o7777;
+            dir.own_self(gid, mode | 0o2770)
         }
-        Entry::File => parent.own(name, Some(gid), Some(mode | 0o660)),
-        Entry::Symlink | Entry::Other => parent.own(name, Some(gid), None),
-    }
+        Visit::Other { parent, name } => {
+            let mode = match parent.entry(name)? {
+                None => return Ok(()),
+                Some((Entry::File, stat)) => Some(stat.st_mode & 0o7777 | 0o660),
+                Some(_) => None,
+            };
+            parent.own(name, Some(gid), mode)
+        }
+    })
 }
 
 /// hostPath types (A102). Links are followed: the path is the administrator's.
@@ -351,7 +353,9 @@ pub fn remove(pods_dir: &Path, pod_dir: &str) -> Result<(), VolumeError> {
         return root.remove_tree(name.as_os_str()).map_err(at(pod_dir));
     }
     let dir = root.dir(&name).map_err(at(pod_dir))?;
-    let names = dir.names().map_err(at(pod_dir))?;
+    // Containers cannot write here, only in the volumes below.
+    let names =
+        dir.names().and_then(|names| names.collect::<io::Result<Vec<_>>>()).map_err(at(pod_dir))?;
     for entry in names.iter().filter(|entry| *entry != STATUS_FILE) {
         dir.remove_tree(entry).map_err(at(pod_dir))?;
     }

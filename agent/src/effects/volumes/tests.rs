@@ -222,6 +222,36 @@ fn a115_fs_group_owns_what_it_should_and_modes_open_for_it() {
 }
 
 #[test]
+fn f65_a_volume_that_is_nested_without_end_gets_its_group_and_is_removed() {
+    let s = Scratch::new("f65");
+    // In memory: a disk takes long for so many directories.
+    mount::tmpfs(&s.pods, None, 0o755, false).unwrap();
+    let mut plan = s.plan("empty-dir", Volume::EmptyDir);
+    s.ensure(&plan);
+    let root = s.path("empty-dir", "v");
+    let canary = s.pods.join("canary");
+    fs::write(&canary, "alive").unwrap();
+    let mut at = Dir::open(&root).unwrap();
+    for level in 0..20_000 {
+        if level == 10_000 {
+            at.create(OsStr::new("f"), b"x", 0o600).unwrap();
+            at.symlink(canary.as_os_str(), OsStr::new("out")).unwrap();
+        }
+        at = at.make_dir(Path::new("d"), 0o700).unwrap();
+    }
+    plan.fs_group = Some(4242);
+    assert_eq!(s.ensure(&plan), Changed::Yes);
+    assert_eq!((at.stat().unwrap().st_gid, at.stat().unwrap().st_mode & 0o7777), (4242, 0o2770));
+    assert_eq!((root.metadata().unwrap().gid(), mode(&root)), (4242, 0o2777));
+    assert_ne!(canary.metadata().unwrap().gid(), 4242);
+    assert_eq!(s.ensure(&plan), Changed::No);
+    remove(&s.pods, &s.pod_dir()).unwrap();
+    assert!(!exists(&s.pod_dir()));
+    drop(at);
+    mount::unmount(&s.pods, true).unwrap();
+}
+
+#[test]
 fn a199_the_hosts_file_keeps_its_inode() {
     let s = Scratch::new("a199");
     let mut plan = VolumePlan { pod_dir: s.pod_dir(), ..VolumePlan::default() };

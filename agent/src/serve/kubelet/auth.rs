@@ -11,16 +11,22 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use longshore_core::model::Time;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 
 use super::cache::Cache;
+use super::questions::Questions;
 use super::route::Needs;
+use super::server::Wall;
+use super::websocket;
 use super::{Authentication, Authorization, Reviews, Settings};
 use crate::clock;
 use crate::tls::Serving;
 
-/// Questions to the API server at once; more wait, and then look into the cache again.
+/// Questions of one kind to the API server at once; more wait, and then look into the cache again.
 const REVIEWS_MAX: usize = 16;
+/// More that wait are refused at once.
+const QUEUE_MAX: usize = 64;
+/// For waiting and asking.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// No token is longer.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 const AUTHENTICATED: &str = "system:authenticated";
@@ -75,10 +81,12 @@ pub struct Gate {
     authentication: Authentication,
     authorization: Authorization,
     tls: Arc<Serving>,
+    wall: Wall,
     reviews: Arc<dyn Reviews>,
     tokens: Mutex<Cache<[u8; 32], Option<Identity>>>,
     accesses: Mutex<Cache<Access, bool>>,
-    permits: Semaphore,
+    who: Questions,
+    may: Questions,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,7 +98,12 @@ fn after(now: Time, time: Duration) -> Time {
 }
 
 impl Gate {
-    pub fn new(settings: &Settings, tls: Arc<Serving>, reviews: Arc<dyn Reviews>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        tls: Arc<Serving>,
+        wall: Wall,
+        reviews: Arc<dyn Reviews>,
+    ) -> Self {
         if settings.authorization == Authorization::AlwaysAllow {
             tracing::warn!(
                 "authorization.mode is AlwaysAllow: whoever is authenticated may run commands in every pod of this node"
@@ -101,10 +114,12 @@ impl Gate {
             authentication: settings.authentication.clone(),
             authorization: settings.authorization,
             tls,
+            wall,
             reviews,
             tokens: Mutex::default(),
             accesses: Mutex::default(),
-            permits: Semaphore::new(REVIEWS_MAX),
+            who: Questions::new("whose a token is", REVIEWS_MAX, QUEUE_MAX, PATIENCE),
+            may: Questions::new("who may", REVIEWS_MAX, QUEUE_MAX, PATIENCE),
         }
     }
 
@@ -119,7 +134,7 @@ impl Gate {
         headers: &HeaderMap,
     ) -> Result<Identity, Refusal> {
         let mut wrong = false;
-        match self.tls.identify(chain, clock::now().unix_ms() / 1000) {
+        match self.tls.identify(chain, (self.wall)().unix_ms() / 1000) {
             Ok(Some(subject)) => return Ok(Identity::known(subject.user, subject.groups)),
             Ok(None) => {}
             Err(error) => {
@@ -127,12 +142,13 @@ impl Gate {
                 wrong = true;
             }
         }
-        if let (Some(ttl), Some(token)) = (self.authentication.webhook, bearer(headers)) {
-            match self.token(token, ttl).await {
+        let token = bearer(headers).map(str::to_owned).or_else(|| websocket::token(headers));
+        if let (Some(ttl), Some(token)) = (self.authentication.webhook, token) {
+            match self.token(&token, ttl).await {
                 Ok(Some(identity)) => return Ok(identity),
                 Ok(None) => wrong = true,
                 Err(error) => {
-                    tracing::warn!(error, "Cannot ask the API server whose token it is");
+                    tracing::debug!(error, "Nobody says whose a token is");
                     wrong = true;
                 }
             }
@@ -150,18 +166,15 @@ impl Gate {
         // The cache must not be a place where tokens can be read.
         let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let kept = || lock(&self.tokens).get(&key, clock::now());
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let info = self.reviews.token(token.to_owned()).await?;
-        let verdict = info.map(Identity::of_review).filter(|identity| !identity.user.is_empty());
-        let now = clock::now();
-        lock(&self.tokens).put(key, verdict.clone(), after(now, ttl), now);
-        Ok(verdict)
+        let ask = async {
+            let info = self.reviews.token(token.to_owned()).await?;
+            let known = info.map(Identity::of_review);
+            let verdict = known.filter(|identity| !identity.user.is_empty());
+            let now = clock::now();
+            lock(&self.tokens).put(key, verdict.clone(), after(now, ttl), now);
+            Ok(verdict)
+        };
+        self.who.ask(kept, ask).await
     }
 
     /// # Errors
@@ -182,7 +195,7 @@ impl Gate {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(error, user = who.user, "Cannot ask the API server who may");
+                    tracing::debug!(error, user = who.user, "Nobody says whether a caller may");
                     return Err(Refusal {
                         status: StatusCode::INTERNAL_SERVER_ERROR,
                         text: format!("Authorization error {}", about()),
@@ -201,18 +214,14 @@ impl Gate {
         denied: Duration,
     ) -> Result<bool, String> {
         let kept = || lock(&self.accesses).get(&access, clock::now());
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        if let Some(verdict) = kept() {
-            return Ok(verdict);
-        }
-        let verdict = self.reviews.access(self.question(&access)).await?;
-        let now = clock::now();
-        let until = after(now, if verdict { allowed } else { denied });
-        lock(&self.accesses).put(access, verdict, until, now);
-        Ok(verdict)
+        let ask = async {
+            let verdict = self.reviews.access(self.question(&access)).await?;
+            let now = clock::now();
+            let until = after(now, if verdict { allowed } else { denied });
+            lock(&self.accesses).put(access.clone(), verdict, until, now);
+            Ok(verdict)
+        };
+        self.may.ask(kept, ask).await
     }
 
     fn question(&self, (who, verb, subresource): &Access) -> SubjectAccessReviewSpec {

@@ -113,6 +113,10 @@ pub async fn answer(
     if !proxy::is_upgrade(request.headers()) {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
+    let held = match shared.streams.take(&found.uid) {
+        Ok(held) => held,
+        Err(message) => return text(StatusCode::TOO_MANY_REQUESTS, message),
+    };
     let Ends { stdin, stdout, stderr, tty } = ends;
     let url = async {
         let container_id = container_id(shared, &found, name).await?;
@@ -129,7 +133,7 @@ pub async fn answer(
         }
     };
     match url.await {
-        Ok(url) => proxy::stream(&shared.pool, &url, request).await,
+        Ok(url) => proxy::stream(&shared.pool, held, &url, request).await,
         Err(error) => refusal(&error),
     }
 }
@@ -148,6 +152,10 @@ pub async fn port_forward(
     if !proxy::is_upgrade(request.headers()) {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
+    let held = match shared.streams.take(&found.uid) {
+        Ok(held) => held,
+        Err(message) => return text(StatusCode::TOO_MANY_REQUESTS, message),
+    };
     let url = async {
         let seen = shared.views.pod(found.uid.clone()).await?;
         let sandbox = seen.sandboxes.iter().find(|one| one.state == SandboxState::Ready);
@@ -158,7 +166,7 @@ pub async fn port_forward(
         shared.views.port_forward(cri::PortForwardRequest { pod_sandbox_id, port }).await
     };
     match url.await {
-        Ok(url) => proxy::stream(&shared.pool, &url, request).await,
+        Ok(url) => proxy::stream(&shared.pool, held, &url, request).await,
         Err(error) => refusal(&error),
     }
 }
@@ -166,6 +174,10 @@ pub async fn port_forward(
 /// The command is cut at spaces; both outputs come back, one after the other.
 pub async fn run(shared: &Arc<Shared>, path: &PodPath, name: &str, query: &Query) -> Answer {
     let Some(found) = pods::find(shared, path) else { return no_pod() };
+    let _held = match shared.streams.take(&found.uid) {
+        Ok(held) => held,
+        Err(message) => return text(StatusCode::TOO_MANY_REQUESTS, message),
+    };
     let command = query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
     let ran = async {
         let id = container_id(shared, &found, name).await?;

@@ -12,6 +12,21 @@ pub struct Health {
     pub state: Result<(), String>,
 }
 
+/// The check of this name alone, as [`answer`].
+pub fn answer_one(checks: &[Health], name: &str) -> Answer {
+    let Some(check) = checks.iter().find(|check| check.name == name) else {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    };
+    match &check.state {
+        Ok(()) => text(StatusCode::OK, "ok"),
+        Err(error) => {
+            tracing::debug!(check = check.name, error, "Unhealthy");
+            let message = "internal server error: reason withheld\n";
+            text(StatusCode::INTERNAL_SERVER_ERROR, message)
+        }
+    }
+}
+
 /// `ok`, or 500 with a line for each check. Why it fails is the log's matter: this port answers
 /// anybody.
 pub fn answer(checks: &[Health]) -> Answer {

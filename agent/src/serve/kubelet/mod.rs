@@ -9,15 +9,19 @@ mod body;
 mod cache;
 mod exec;
 mod health;
+mod limits;
 mod logs;
 mod metrics;
+mod peer;
 mod pods;
 mod proxy;
 mod query;
+mod questions;
 mod route;
 mod server;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 pub use auth::Identity;
 pub use health::Health;

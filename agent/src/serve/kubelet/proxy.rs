@@ -3,6 +3,7 @@
 //! SPDY and WebSocket are the ends' own matter; nothing of them is read here. Deliberately absent:
 //! an idle limit, which the runtime's streaming server has (4 h).
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -12,14 +13,20 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::{Answer, full, text};
+use super::limits::Held;
 use super::server::Pool;
+use super::websocket;
 use crate::supervise::Policy;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
+/// For what is still on its way after one end has said that it will say no more: an end that
+/// forgets a stream must not hold it until the other does too.
+const DRAIN: Duration = Duration::from_secs(120);
 /// Of an answer that is no stream.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
@@ -71,8 +78,14 @@ fn onward(request: &Request<Incoming>, uri: &Uri) -> Request<Empty<Bytes>> {
     *out.method_mut() = request.method().clone();
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     *out.uri_mut() = Uri::try_from(path).unwrap_or_default();
+    let protocols = websocket::without_token(request.headers());
+    if let Some(protocols) = protocols {
+        out.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
     for (name, value) in request.headers() {
         let own = [
+            // Without the token, above.
+            header::SEC_WEBSOCKET_PROTOCOL,
             header::HOST,
             header::AUTHORIZATION,
             header::COOKIE,
@@ -92,8 +105,8 @@ fn onward(request: &Request<Incoming>, uri: &Uri) -> Request<Empty<Bytes>> {
 
 /// Answers the caller with what the runtime's server answers, and ties both ends together when that
 /// is 101.
-pub async fn stream(pool: &Pool, url: &str, request: Request<Incoming>) -> Answer {
-    match open(pool, url, request).await {
+pub async fn stream(pool: &Pool, held: Held, url: &str, request: Request<Incoming>) -> Answer {
+    match open(pool, held, url, request).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::warn!(%error, "No stream");
@@ -104,6 +117,7 @@ pub async fn stream(pool: &Pool, url: &str, request: Request<Incoming>) -> Answe
 
 async fn open(
     pool: &Pool,
+    held: Held,
     url: &str,
     mut request: Request<Incoming>,
 ) -> Result<Answer, ProxyError> {
@@ -126,11 +140,10 @@ async fn open(
     }
     let (here, there) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
     pool.spawn("stream", async move {
-        let _driver = driver;
+        let (_driver, _held) = (driver, held);
         match tokio::try_join!(here, there) {
             Ok((here, there)) => {
-                let (mut here, mut there) = (TokioIo::new(here), TokioIo::new(there));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut here, &mut there).await {
+                if let Err(error) = carry(TokioIo::new(here), TokioIo::new(there), DRAIN).await {
                     tracing::debug!(%error, "A stream ended");
                 }
             }
@@ -139,6 +152,34 @@ async fn open(
     });
     let (parts, _) = answer.into_parts();
     Ok(Response::from_parts(parts, full(Bytes::new())))
+}
+
+/// Bytes in both directions until both have ended, or one has and the other has had `drain`.
+async fn carry(
+    here: impl AsyncRead + AsyncWrite,
+    there: impl AsyncRead + AsyncWrite,
+    drain: Duration,
+) -> io::Result<()> {
+    let (here_read, here_write) = tokio::io::split(here);
+    let (there_read, there_write) = tokio::io::split(there);
+    let mut up = std::pin::pin!(pour(here_read, there_write));
+    let mut down = std::pin::pin!(pour(there_read, here_write));
+    let in_time = |rest: Result<io::Result<()>, _>| rest.unwrap_or(Ok(()));
+    tokio::select! {
+        ended = &mut up => {
+            ended?;
+            in_time(tokio::time::timeout(drain, down).await)
+        }
+        ended = &mut down => {
+            ended?;
+            in_time(tokio::time::timeout(drain, up).await)
+        }
+    }
+}
+
+async fn pour(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 /// An answer that is none of a stream is passed on as text and the connection ends: no bytes of the
@@ -159,6 +200,37 @@ async fn refused(answer: Response<Incoming>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn f64_one_end_that_is_silent_does_not_hold_a_stream_that_the_other_has_ended() {
+        use tokio::io::AsyncReadExt as _;
+        for caller_ends in [true, false] {
+            for (drain, answers) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
+                let ((caller, here), (runtime, there)) =
+                    (tokio::io::duplex(64), tokio::io::duplex(64));
+                let (mut first, mut other) =
+                    if caller_ends { (caller, runtime) } else { (runtime, caller) };
+                let ends = async {
+                    first.write_all(b"last words").await.unwrap();
+                    first.shutdown().await.unwrap();
+                    let mut words = String::new();
+                    other.read_to_string(&mut words).await.unwrap();
+                    assert_eq!(words, "last words");
+                    if answers {
+                        other.write_all(b"answer").await.unwrap();
+                        other.shutdown().await.unwrap();
+                        let mut answer = String::new();
+                        first.read_to_string(&mut answer).await.unwrap();
+                        assert_eq!(answer, "answer");
+                    }
+                };
+                // Where the other says nothing more, this ends all the same.
+                let (carried, ()) = tokio::join!(carry(here, there, drain), ends);
+                carried.unwrap();
+                drop((first, other));
+            }
+        }
+    }
 
     #[test]
     fn cve_2020_8559_only_the_loopback_is_dialled() {

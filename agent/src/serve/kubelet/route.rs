@@ -16,6 +16,8 @@ pub struct PodPath {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     Healthz,
+    /// One check of it.
+    HealthzOf(String),
     Pods,
     RunningPods,
     Configz,
@@ -56,7 +58,8 @@ pub fn parse(path: &str) -> Route {
         _ => Route::Unknown,
     };
     match (all[0], &all[1..]) {
-        ("healthz", []) => Route::Healthz,
+        ("healthz", [] | [""]) => Route::Healthz,
+        ("healthz", [check]) => Route::HealthzOf((*check).to_owned()),
         ("pods", [] | [""]) => Route::Pods,
         ("runningpods", [] | [""]) => Route::RunningPods,
         ("configz", []) => Route::Configz,
@@ -142,6 +145,7 @@ mod tests {
             ("/pods", &["pods", "proxy"]),
             ("/runningpods/", &["pods", "proxy"]),
             ("/healthz", &["healthz", "proxy"]),
+            ("/healthz/syncloop", &["healthz", "proxy"]),
             ("/configz", &["configz", "proxy"]),
             ("/containerLogs/a/b/c", &["proxy"]),
             ("/podsx", &["proxy"]),
@@ -187,6 +191,8 @@ mod tests {
         }
         assert_eq!(parse("/%65xec/a/b/c"), Route::Unknown);
         assert_eq!(parse("/runningpods/"), Route::RunningPods);
+        assert_eq!(parse("/healthz/ping"), Route::HealthzOf("ping".into()));
+        assert_eq!(parse("/healthz/ping/"), Route::Unknown);
         assert_eq!(parse("/stats/summary"), Route::NotYet);
         assert_eq!(parse("/metrics/cadvisor"), Route::NotYet);
     }

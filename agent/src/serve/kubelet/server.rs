@@ -1,6 +1,7 @@
 //! Listens, shakes hands, asks the gate, and gives each request to its answer.
 //!
-//! Nobody who is not known gets further than a header of bounded size and a bounded time.
+//! Nobody who is not known gets further than a header of bounded size and a bounded time, nor takes
+//! a place that a known caller could need (F64).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -8,30 +9,48 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
+use longshore_core::model::Time;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::{Gate, Refusal};
 use super::body::{Answer, json, text};
+use super::limits::{Bound, Guest, Strangers};
 use super::metrics::Requests;
 use super::query::Query;
 use super::route::{self, Route};
-use super::{KubeletViews, Reviews, Settings, exec, health, logs, metrics, pods};
+use super::{KubeletViews, Reviews, Settings, exec, health, logs, metrics, peer, pods};
 use crate::clock;
 use crate::supervise::{Policy, Scope, Task};
 use crate::tls::Serving;
 
-/// Connections at once; more wait to be accepted.
+/// Connections of known callers at once. More than all that stays open with a connection of its
+/// own, so that short requests always find a place.
 const CONNECTIONS_MAX: usize = 512;
+/// Connections whose caller is not known yet.
+const STRANGERS_MAX: usize = 64;
+/// Connections to the health port, where nobody is known.
+const HEALTH_MAX: usize = 64;
+/// exec, attach, port-forward and run; each takes a connection to the runtime.
+const STREAMS_MAX: usize = 256;
+const POD_STREAMS_MAX: usize = 32;
+/// Logs that are being read or followed.
+const LOGS_MAX: usize = 256;
+const POD_LOGS_MAX: usize = 32;
+/// Logs that are searched from their end at once.
+const TAILS_MAX: usize = 4;
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the header of a stranger's request; then for the word of the API server on him (10 s for
+/// who he is, 10 s for what he may) and for taking the answer.
+const STRANGER_HEADER: Duration = Duration::from_secs(10);
+const STRANGER_ANSWER: Duration = Duration::from_secs(30);
 /// For a request's header, and between two requests of a connection.
 const HEADER: Duration = Duration::from_secs(60);
 const HEADER_BYTES_MAX: usize = 64 << 10;
@@ -80,14 +99,24 @@ impl Pool {
     }
 }
 
+/// The wall clock; tests have one of their own.
+pub type Wall = Arc<dyn Fn() -> Time + Send + Sync>;
+
 /// What every answer needs.
 pub struct Shared {
     pub settings: Settings,
     pub views: Arc<dyn KubeletViews>,
     pub pool: Pool,
+    pub wall: Wall,
     pub requests: Requests,
+    pub streams: Arc<Bound>,
+    pub logs: Arc<Bound>,
+    /// Searches for the beginning of a log's tail.
+    pub tails: Semaphore,
     gate: Gate,
     tls: Arc<Serving>,
+    strangers: Arc<Strangers>,
+    places: Arc<Semaphore>,
 }
 
 /// The node port and the health port.
@@ -109,6 +138,17 @@ impl Server {
         views: Arc<dyn KubeletViews>,
         scope: Scope,
     ) -> Result<Self, BindError> {
+        Self::bind_by(Arc::new(clock::wall), settings, tls, reviews, views, scope).await
+    }
+
+    pub(super) async fn bind_by(
+        wall: Wall,
+        settings: Settings,
+        tls: Serving,
+        reviews: Arc<dyn Reviews>,
+        views: Arc<dyn KubeletViews>,
+        scope: Scope,
+    ) -> Result<Self, BindError> {
         let address = SocketAddr::new(settings.address, settings.port);
         let port = listen("the node port", address, "port").await?;
         let health = match settings.healthz {
@@ -116,10 +156,23 @@ impl Server {
             None => None,
         };
         let tls = Arc::new(tls);
-        let gate = Gate::new(&settings, tls.clone(), reviews);
+        let gate = Gate::new(&settings, tls.clone(), wall.clone(), reviews);
         let pool = Pool { scope, tasks: Mutex::default() };
         let requests = Requests::default();
-        let shared = Arc::new(Shared { settings, views, pool, requests, gate, tls });
+        let shared = Arc::new(Shared {
+            settings,
+            views,
+            pool,
+            wall,
+            requests,
+            streams: Bound::new("streams", STREAMS_MAX, POD_STREAMS_MAX),
+            logs: Bound::new("log readers", LOGS_MAX, POD_LOGS_MAX),
+            tails: Semaphore::new(TAILS_MAX),
+            gate,
+            tls,
+            strangers: Strangers::new(STRANGERS_MAX),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        });
         Ok(Self { shared, port, health })
     }
 
@@ -139,24 +192,25 @@ impl Server {
     /// Answers for ever.
     pub async fn run(self) {
         let Self { shared, port, health } = self;
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let healthy = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let secure = accept(&port, &places, |socket, place| {
+        let secure = accept(&port, |socket| {
             let shared_too = shared.clone();
             shared.pool.spawn("node-port", async move {
                 if let Err(error) = serve_secure(shared_too, socket).await {
                     tracing::debug!(error, "A connection to the node port ended");
                 }
-                drop(place);
             });
         });
         let plain = async {
             let Some(health) = &health else { return std::future::pending().await };
-            accept(health, &healthy, |socket, place| {
-                let shared_too = shared.clone();
+            let strangers = Strangers::new(HEALTH_MAX);
+            accept(health, |socket| {
+                let (shared_too, strangers) = (shared.clone(), strangers.clone());
                 shared.pool.spawn("health-port", async move {
-                    serve_health(shared_too, socket).await;
-                    drop(place);
+                    let (_place, sent_away) = strangers.enter();
+                    tokio::select! {
+                        () = serve_health(shared_too, socket) => {}
+                        _ = sent_away => {}
+                    }
                 });
             })
             .await;
@@ -171,21 +225,16 @@ impl Server {
     }
 }
 
-/// Takes connections for ever, as many at once as there are places.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    take: impl Fn(TcpStream, OwnedSemaphorePermit),
-) {
+/// Takes connections for ever; `take` bounds them.
+async fn accept(listener: &TcpListener, take: impl Fn(TcpStream)) {
     loop {
-        // Nobody closes the semaphore.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((socket, _)) => {
-                // Callers that vanish without a word must not hold a stream for ever.
-                let _ = setsockopt(&socket, sockopt::KeepAlive, &true);
                 let _ = socket.set_nodelay(true);
-                take(socket, place);
+                if let Err(error) = peer::watch(&socket) {
+                    tracing::debug!(%error, "A connection that was gone at once");
+                }
+                take(socket);
             }
             // Out of file descriptors: others must end first.
             Err(error) => {
@@ -197,7 +246,7 @@ async fn accept(
 }
 
 async fn reload(shared: &Arc<Shared>) {
-    let (tls, now_s) = (shared.tls.clone(), clock::now().unix_ms() / 1000);
+    let (tls, now_s) = (shared.tls.clone(), (shared.wall)().unix_ms() / 1000);
     match shared.pool.scope().blocking(move || tls.reload(now_s)).await {
         Ok(Ok(true)) => {
             tracing::info!("The node port's certificate files have changed: taken over")
@@ -210,13 +259,45 @@ async fn reload(shared: &Arc<Shared>) {
     }
 }
 
-fn protocol() -> http1::Builder {
+fn protocol(header: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(HEADER_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(HEADER_BYTES_MAX);
     builder
 }
 
 async fn serve_secure(shared: Arc<Shared>, socket: TcpStream) -> Result<(), String> {
+    let (stranger, sent_away) = shared.strangers.enter();
+    let guest = Guest::new(stranger);
+    let hurried = async {
+        tokio::select! {
+            biased;
+            // From here on the times of known callers hold.
+            () = guest.known.notified() => std::future::pending().await,
+            _ = sent_away => "other strangers came",
+            text = too_slow(&guest) => text,
+        }
+    };
+    tokio::select! {
+        biased;
+        text = hurried => Err(format!("the caller was not known and {text}")),
+        result = converse(&shared, &guest, socket) => result,
+    }
+}
+
+/// Ends when a stranger has had his time.
+async fn too_slow(guest: &Guest) -> &'static str {
+    if tokio::time::timeout(HANDSHAKE + STRANGER_HEADER, guest.heard.notified()).await.is_err() {
+        return "said nothing in time";
+    }
+    tokio::time::sleep(STRANGER_ANSWER).await;
+    "did not take the answer in time"
+}
+
+async fn converse(
+    shared: &Arc<Shared>,
+    guest: &Arc<Guest>,
+    socket: TcpStream,
+) -> Result<(), String> {
     let acceptor = TlsAcceptor::from(shared.tls.config());
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket))
         .await
@@ -225,10 +306,10 @@ async fn serve_secure(shared: Arc<Shared>, socket: TcpStream) -> Result<(), Stri
     let chain: Arc<[CertificateDer<'static>]> =
         stream.get_ref().1.peer_certificates().unwrap_or_default().into();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (shared, chain) = (shared.clone(), chain.clone());
-        async move { Ok::<_, Infallible>(Box::pin(respond(&shared, &chain, request)).await) }
+        let (shared, guest, chain) = (shared.clone(), guest.clone(), chain.clone());
+        async move { Ok::<_, Infallible>(Box::pin(respond(&shared, &guest, &chain, request)).await) }
     });
-    let connection = protocol().serve_connection(TokioIo::new(stream), service);
+    let connection = protocol(HEADER).serve_connection(TokioIo::new(stream), service);
     connection.with_upgrades().await.map_err(|error| error.to_string())
 }
 
@@ -237,14 +318,18 @@ async fn serve_health(shared: Arc<Shared>, socket: TcpStream) {
         let shared = shared.clone();
         async move {
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
-                (&Method::GET | &Method::HEAD, "/healthz") => {
-                    health::answer(&shared.views.health())
-                }
+                (&Method::GET | &Method::HEAD, path) => match route::parse(path) {
+                    Route::Healthz => health::answer(&shared.views.health()),
+                    Route::HealthzOf(check) => health::answer_one(&shared.views.health(), &check),
+                    _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+                },
                 _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             })
         }
     });
-    if let Err(error) = protocol().serve_connection(TokioIo::new(socket), service).await {
+    if let Err(error) =
+        protocol(STRANGER_HEADER).serve_connection(TokioIo::new(socket), service).await
+    {
         tracing::debug!(%error, "A connection to the health port ended");
     }
 }
@@ -252,9 +337,11 @@ async fn serve_health(shared: Arc<Shared>, socket: TcpStream) {
 /// Known, allowed, answered: in this order, for every request.
 async fn respond(
     shared: &Arc<Shared>,
+    guest: &Guest,
     chain: &[CertificateDer<'static>],
     request: Request<Incoming>,
 ) -> Answer {
+    guest.heard.notify_one();
     let path = request.uri().path().to_owned();
     shared.requests.count(request.method(), &path);
     let admitted = async {
@@ -262,15 +349,26 @@ async fn respond(
         shared.gate.authorize(&who, &route::needs(request.method(), &path)).await
     };
     if let Err(Refusal { status, text: message }) = admitted.await {
-        return text(status, message);
+        return last(status, message);
+    }
+    if !guest.admit(&shared.places) {
+        let message = format!("the node port has {CONNECTIONS_MAX} connections; try again later");
+        return last(StatusCode::SERVICE_UNAVAILABLE, message);
     }
     dispatch(shared, route::parse(&path), request).await
 }
 
+/// The connection ends with it: who was refused has nothing more to say on it.
+fn last(status: StatusCode, message: String) -> Answer {
+    let mut answer = text(status, message);
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request<Incoming>) -> Answer {
     use Route::{
-        Attach, Configz, ContainerLogs, Exec, Healthz, Metrics, NotYet, Pods, PortForward, Run,
-        RunningPods, Unknown,
+        Attach, Configz, ContainerLogs, Exec, Healthz, HealthzOf, Metrics, NotYet, Pods,
+        PortForward, Run, RunningPods, Unknown,
     };
     let method = request.method();
     let allowed: &'static str = match &route {
@@ -287,6 +385,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Route, request: Request<Incoming>
     let query = Query::parse(request.uri().query());
     match route {
         Healthz => health::answer(&shared.views.health()),
+        HealthzOf(check) => health::answer_one(&shared.views.health(), &check),
         Pods => pods::answer(shared),
         RunningPods => pods::running(shared),
         Configz => {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _, ready};
 use k8s_openapi::api::authentication::v1::UserInfo;
 use k8s_openapi::api::authorization::v1::SubjectAccessReviewSpec;
+use k8s_openapi::api::core::v1::Pod;
 use longshore_core::model::{
     ContainerState, LocalPod, ObjectKey, ObservedContainer, ObservedSandbox, PodUid, SandboxState,
     Time, World,
@@ -17,6 +18,7 @@ use longshore_core::model::{
 use longshore_proto::cri;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::json;
@@ -46,13 +48,18 @@ struct FakeReviews {
     asked: AtomicUsize,
     /// (user, verb, subresource) that may.
     may: Mutex<Vec<(&'static str, &'static str, &'static str)>>,
-    away: std::sync::atomic::AtomicBool,
+    away: AtomicBool,
+    /// Questions about tokens are never answered.
+    tokens_hang: AtomicBool,
     last: Mutex<Option<SubjectAccessReviewSpec>>,
 }
 
 impl Reviews for FakeReviews {
     fn token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, String>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.tokens_hang.load(Ordering::SeqCst) {
+            return std::future::pending().boxed();
+        }
         let user = (token == "good").then(|| UserInfo {
             username: Some("bob".to_owned()),
             groups: Some(vec!["system:serviceaccounts".to_owned()]),
@@ -81,6 +88,9 @@ impl Reviews for FakeReviews {
 struct FakeViews {
     stream: Mutex<Result<String, RuntimeError>>,
     asked: Mutex<Vec<String>>,
+    /// No worker has published yet: the status is the API server's.
+    restarted: AtomicBool,
+    ill: AtomicBool,
 }
 
 impl FakeViews {
@@ -96,7 +106,7 @@ impl KubeletViews for FakeViews {
         let pod = |node: &str, uid: &str| {
             let pod = json!({"metadata": {"name": "web", "namespace": "demo", "uid": uid},
                 "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "new"}]}});
-            Arc::new(serde_json::from_value(pod).unwrap())
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
         };
         world.pods.insert(ObjectKey::new("demo", "web"), pod("node-a", "u-1"));
         world.pods.insert(ObjectKey::new("demo", "else"), pod("node-b", "u-2"));
@@ -105,8 +115,13 @@ impl KubeletViews for FakeViews {
              "containerID": "containerd://c-1", "state": {"running": {}}},
             {"name": "new", "image": "busybox", "imageID": "", "ready": false, "restartCount": 0,
              "state": {"waiting": {"reason": "ContainerCreating"}}}]});
-        let local =
-            LocalPod { status: serde_json::from_value(status).unwrap(), ..LocalPod::default() };
+        let status = serde_json::from_value(status).unwrap();
+        if self.restarted.load(Ordering::SeqCst) {
+            let web = world.pods.get_mut(&ObjectKey::new("demo", "web")).unwrap();
+            *web = Arc::new(Pod { status: Some(status), ..(**web).clone() });
+            return Arc::new(world);
+        }
+        let local = LocalPod { status, ..LocalPod::default() };
         world.local.insert(PodUid::new("u-1"), Arc::new(local));
         Arc::new(world)
     }
@@ -116,7 +131,11 @@ impl KubeletViews for FakeViews {
     }
 
     fn health(&self) -> Vec<Health> {
-        vec![Health { name: "ping", state: Ok(()) }]
+        let state = match self.ill.load(Ordering::SeqCst) {
+            true => Err("a secret reason".to_owned()),
+            false => Ok(()),
+        };
+        vec![Health { name: "ping", state: Ok(()) }, Health { name: "syncloop", state }]
     }
 
     fn listed(&self) -> BTreeMap<PodUid, ListedPod> {
@@ -184,6 +203,8 @@ struct Lab {
     reviews: Arc<FakeReviews>,
     views: Arc<FakeViews>,
     callers: [(CertificateDer<'static>, Vec<u8>); 2],
+    /// How far the node's wall clock is off.
+    off_ms: Arc<AtomicI64>,
 }
 
 fn settings(directory: PathBuf) -> Settings {
@@ -215,6 +236,7 @@ fn caller() -> (String, (CertificateDer<'static>, Vec<u8>)) {
     params.distinguished_name.push(DnType::OrganizationName, "dev");
     params.distinguished_name.push(DnType::CommonName, "alice");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = date_time_ymd(2020, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
     (pem, (certificate.der().clone(), key.serialize_der()))
@@ -240,17 +262,21 @@ impl Lab {
         let views = Arc::new(FakeViews {
             stream: Mutex::new(Err(RuntimeError::NotFound("gone".to_owned()))),
             asked: Mutex::default(),
+            restarted: AtomicBool::new(false),
+            ill: AtomicBool::new(false),
         });
         let mut settings = settings(directory.clone());
         change(&mut settings);
         let supervisor = Supervisor::default();
-        let server =
-            Server::bind(settings, serving, reviews.clone(), views.clone(), supervisor.scope())
-                .await
-                .unwrap();
+        let off_ms = Arc::new(AtomicI64::new(0));
+        let off = off_ms.clone();
+        let wall = Arc::new(move || crate::clock::wall().plus_ms(off.load(Ordering::SeqCst)));
+        let (asked, shown, scope) = (reviews.clone(), views.clone(), supervisor.scope());
+        let server = Server::bind_by(wall, settings, serving, asked, shown, scope).await.unwrap();
         let (address, health) = (server.local_addr().unwrap(), server.health_addr().unwrap());
         supervisor.scope().detach("server", Policy::Finite, server.run());
-        Self { supervisor, directory, address, health, reviews, views, callers: [alice, stranger] }
+        let callers = [alice, stranger];
+        Self { supervisor, directory, address, health, reviews, views, callers, off_ms }
     }
 
     fn may(&self, rights: &[(&'static str, &'static str, &'static str)]) {
@@ -352,6 +378,23 @@ async fn a179_a180_who_is_not_known_gets_401_and_who_may_not_gets_403() {
 }
 
 #[tokio::test]
+async fn f32_certificates_and_since_go_by_the_wall_clock_of_now() {
+    let lab =
+        Lab::new("wall", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    let log = format!("{} stdout F now\n", crate::clock::wall());
+    std::fs::write(lab.directory.join("demo_web_u-1/app/1.log"), log).unwrap();
+    let path = "/containerLogs/demo/web/app?sinceSeconds=86000";
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await, (200, "now\n".to_owned()));
+    // The wall clock is set while the daemon runs: a day on, and to before the certificate.
+    lab.off_ms.store(86_400_000, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await, (200, String::new()));
+    lab.off_ms.store(-20 * 366 * 86_400_000, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await.0, 401);
+    lab.off_ms.store(0, Ordering::SeqCst);
+    assert_eq!(lab.ask(Caller::Alice, "GET", path).await.0, 200);
+}
+
+#[tokio::test]
 async fn a180_reading_is_not_running_whatever_the_method() {
     let lab = Lab::new("create", |_| ()).await;
     lab.may(&[("alice", "get", "proxy")]);
@@ -422,15 +465,30 @@ async fn a178_a_taken_port_is_named_with_what_to_do() {
 #[tokio::test]
 async fn a178_a189_the_health_port_answers_anybody_and_nothing_else() {
     let lab = Lab::new("health", |_| ()).await;
-    for (path, want) in [("/healthz", (200, "ok")), ("/pods", (404, "404 page not found\n"))] {
+    let none = (404, "404 page not found\n");
+    let ill = "[+]ping ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
+    for (path, is_ill, want) in [
+        ("/healthz", false, (200, "ok")),
+        ("/healthz/ping", false, (200, "ok")),
+        ("/healthz/syncloop", false, (200, "ok")),
+        ("/healthz/other", false, none),
+        ("/pods", false, none),
+        ("/healthz", true, (500, ill)),
+        ("/healthz/ping", true, (200, "ok")),
+        ("/healthz/syncloop", true, (500, "internal server error: reason withheld\n")),
+    ] {
+        lab.views.ill.store(is_ill, Ordering::SeqCst);
         let mut socket = TcpStream::connect(lab.health).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
         let (status, text) = split(&answer);
-        assert_eq!((status, text.as_str()), want);
+        assert_eq!((status, text.as_str()), want, "{path}");
     }
+    lab.may(&[("alice", "get", "healthz")]);
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/healthz/ping").await, (200, "ok".to_owned()));
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/healthz/syncloop").await.0, 500);
 }
 
 #[tokio::test]
@@ -499,6 +557,33 @@ async fn a183_logs_of_a_container_and_the_kubelets_words_where_there_are_none() 
 }
 
 #[tokio::test]
+async fn a183_following_goes_on_just_after_a_restart() {
+    let lab =
+        Lab::new("restart", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    lab.views.restarted.store(true, Ordering::SeqCst);
+    let path = lab.directory.join("demo_web_u-1/app/1.log");
+    std::fs::write(&path, "2026-11-20T10:00:00Z stdout F one\n").unwrap();
+    let follow = "/containerLogs/demo/web/app?follow=true";
+    let mut follower = begin(&lab, Caller::Alice, follow, "").await;
+    head(&mut follower).await;
+    let mut text = String::new();
+    let mut bytes = [0; 100];
+    while !text.contains("one\n") {
+        let n = follower.read(&mut bytes).await.unwrap();
+        text += std::str::from_utf8(&bytes[..n]).unwrap();
+    }
+    // More than a look at the file later it would have ended.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut open = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut open, b"2026-11-20T10:00:01Z stdout F two\n").unwrap();
+    while !text.contains("two\n") {
+        let n = follower.read(&mut bytes).await.unwrap();
+        text += std::str::from_utf8(&bytes[..n]).unwrap();
+        assert!(n > 0 && !text.ends_with("\n0\r\n\r\n"), "it ended: {text:?}");
+    }
+}
+
+#[tokio::test]
 async fn cve_21_a_log_that_became_a_link_is_not_followed() {
     let lab =
         Lab::new("link", |settings| settings.authorization = Authorization::AlwaysAllow).await;
@@ -507,6 +592,109 @@ async fn cve_21_a_log_that_became_a_link_is_not_followed() {
     let (status, text) = lab.ask(Caller::Alice, "GET", "/containerLogs/demo/web/app").await;
     assert_eq!(status, 400);
     assert!(text.starts_with("cannot read the log of container \"app\""), "{text}");
+}
+
+/// Sends a request and leaves the connection open; nothing of the answer is read.
+async fn begin(lab: &Lab, caller: Caller, path: &str, token: &str) -> TlsStream<TcpStream> {
+    let mut stream = lab.connect(caller).await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\n{token}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn a180_questions_about_tokens_do_not_keep_a_certificate_from_its_answer() {
+    let lab = Lab::new("hang", |_| ()).await;
+    lab.may(&[("alice", "get", "pods")]);
+    lab.reviews.tokens_hang.store(true, Ordering::SeqCst);
+    let mut hanging = Vec::new();
+    for n in 0..20 {
+        let token = format!("Authorization: Bearer t{n}\r\n");
+        hanging.push(begin(&lab, Caller::Nobody, "/pods", &token).await);
+    }
+    while lab.reviews.asked.load(Ordering::SeqCst) < 16 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    // Not because the others have been given up: they still wait.
+    let mut byte = [0];
+    assert!(futures::poll!(Box::pin(hanging[0].read(&mut byte))).is_pending());
+}
+
+#[tokio::test]
+async fn f64_strangers_get_one_answer_and_never_the_places_of_known_callers() {
+    let lab = Lab::new("strangers", |_| ()).await;
+    lab.may(&[("alice", "get", "pods")]);
+    // Refused is over, whatever was sent behind it.
+    for caller in [Caller::Nobody, Caller::Token("good")] {
+        let token = if caller == Caller::Nobody { "" } else { "Authorization: Bearer good\r\n" };
+        let request = format!("GET /pods HTTP/1.1\r\nHost: n\r\n{token}\r\n");
+        let mut stream = lab.connect(caller).await;
+        stream.write_all(request.repeat(20).as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.contains("connection: close"));
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "one answer");
+    }
+    // A known caller keeps his connection; the silent ones make room for each other.
+    let mut known = begin(&lab, Caller::Alice, "/pods", "").await;
+    assert!(head(&mut known).await.starts_with("http/1.1 200"));
+    let mut silent = TcpStream::connect(lab.address).await.unwrap();
+    let mut more = Vec::new();
+    for _ in 0..70 {
+        more.push(TcpStream::connect(lab.address).await.unwrap());
+    }
+    assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)), "sent away");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    known.write_all(b"GET /pods HTTP/1.1\r\nHost: n\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 4096];
+    let n = known.read(&mut answer).await.unwrap();
+    assert!(n > 0, "the known caller's connection stays");
+}
+
+#[tokio::test]
+async fn f64_followers_and_streams_have_an_end_and_short_requests_go_on() {
+    let lab =
+        Lab::new("bounds", |settings| settings.authorization = Authorization::AlwaysAllow).await;
+    let log = "2026-11-20T10:00:00Z stdout F one\n";
+    std::fs::write(lab.directory.join("demo_web_u-1/app/1.log"), log).unwrap();
+    let follow = "/containerLogs/demo/web/app?follow=true";
+    let mut open_ones = Vec::new();
+    for _ in 0..32 {
+        let mut follower = begin(&lab, Caller::Alice, follow, "").await;
+        assert!(head(&mut follower).await.starts_with("http/1.1 200"));
+        open_ones.push(follower);
+    }
+    let (status, text) = lab.ask(Caller::Alice, "GET", follow).await;
+    assert_eq!(status, 429);
+    assert!(text.starts_with("this pod has 32 log readers open"), "{text}");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
+    // Who goes gives the place back.
+    open_ones.clear();
+    while lab.ask(Caller::Alice, "GET", "/containerLogs/demo/web/app?tailLines=0").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..32 {
+        let (url, server) = runtime(SWITCH).await;
+        *lab.views.stream.lock().unwrap() = Ok(url);
+        lab.supervisor.scope().detach("runtime", Policy::Finite, async move {
+            server.await;
+        });
+        let (stream, head) = open(&lab, "POST", "/exec/demo/web/app?output=1").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        open_ones.push(stream);
+    }
+    let (_, head) = open(&lab, "POST", "/portForward/demo/web").await;
+    assert!(head.starts_with("http/1.1 429"), "{head}");
+    assert_eq!(lab.ask(Caller::Alice, "GET", "/pods").await.0, 200);
 }
 
 /// A streaming server for one connection: answers `head`, then echoes, and gives back the request.
@@ -588,6 +776,28 @@ async fn a182_a_stream_is_carried_as_bytes_with_half_closes_and_without_the_call
         assert!(!low.contains("authorization") && !low.contains("good"), "{request}");
         assert_eq!(lab.views.asked.lock().unwrap().last().map(String::as_str), Some(asked));
     }
+}
+
+#[tokio::test]
+async fn a179_a182_a_browsers_token_is_taken_and_goes_no_further() {
+    let lab = Lab::new("browser", |_| ()).await;
+    lab.may(&[("bob", "create", "proxy")]);
+    let (url, server) = runtime(SWITCH).await;
+    *lab.views.stream.lock().unwrap() = Ok(url);
+    let client = async {
+        let mut stream = lab.connect(Caller::Nobody).await;
+        let request = "GET /exec/demo/web/app?command=sh&output=1 HTTP/1.1\r\nHost: n\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\
+            Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.Z29vZA\r\n\
+            Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.starts_with("http/1.1 101 "));
+    };
+    let (request, ()) = tokio::join!(server, client);
+    let request = request.to_ascii_lowercase();
+    assert!(request.contains("sec-websocket-protocol: v5.channel.k8s.io\r\n"), "{request}");
+    assert!(request.contains("sec-websocket-key: a\r\n"), "{request}");
+    assert!(!request.contains("bearer") && !request.contains("z29vza"), "{request}");
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub struct Runtime {
     pub images: BTreeMap<String, cri::Image>,
     /// Images that a pull finds.
     pub registry: Vec<String>,
+    /// What a pull of an image must show.
+    pub passwords: BTreeMap<String, String>,
     /// In order, by method.
     pub faults: BTreeMap<&'static str, Vec<Fault>>,
     /// Calls, by method.
@@ -514,11 +516,15 @@ impl ImageService for Fake {
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let lose = self.enter("PullImage")?;
-        let name = request.into_inner().image.unwrap().image;
+        let request = request.into_inner();
+        let name = request.image.unwrap().image;
+        let shown = request.auth.map(|auth| auth.password);
         // A pull takes a while: what comes at once must find it under way.
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         let found = self.with(|r| {
-            let found = r.registry.contains(&name);
+            let allowed =
+                r.passwords.get(&name).is_none_or(|needed| Some(needed) == shown.as_ref());
+            let found = r.registry.contains(&name) && allowed;
             if found {
                 let id = format!("sha256:{name}");
                 let image = cri::Image { id, size: 1000, ..Default::default() };

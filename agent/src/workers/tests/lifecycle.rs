@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use longshore_core::model::{Change, ObjectKey, PodUid};
+use longshore_core::model::{Change, ObjectKey, PodUid, Time};
 use longshore_proto::cri;
 use tonic::Code;
 
@@ -93,6 +93,20 @@ pub(super) fn nothing_left(node: &Node) -> bool {
         && node.cgroups.paths.lock().unwrap().is_empty()
         && std::fs::read_dir(node.dir.join("pods")).is_ok_and(|mut dir| dir.next().is_none())
         && std::fs::read_dir(node.dir.join("logs")).is_ok_and(|mut dir| dir.next().is_none())
+}
+
+#[tokio::test]
+async fn a189_the_loop_over_pods_is_seen_to_go_round() {
+    let node = with_image("a189");
+    let _daemon = start(&node.shared);
+    let seen = |node: &Node| node.shared.heartbeat.check(Time(i64::MAX)).is_err();
+    node.until("seen", seen).await;
+    assert_eq!(node.shared.heartbeat.check(crate::clock::now()), Ok(()));
+    // Nothing is listed from the runtime: it waits, and is well.
+    let waiting = Node::new("a189-waits");
+    let run = pods::run(waiting.shared.clone());
+    let _daemon = waiting.shared.scope.spawn("pods", Policy::Finite, run);
+    waiting.until("seen", seen).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use longshore_core::config::KubeletConfig;
 use longshore_core::model::{NodeView, ObjectKey, PodUid};
 use longshore_core::pod::action::CgroupPlan;
 
+use super::heartbeat::Heartbeat;
 use super::{Explanations, PodSink, Programmed, Shared};
 use crate::effects::cgroup::{CgroupError, Cgroups};
 use crate::effects::cri::Cri;
@@ -165,6 +166,7 @@ fn shared_of(
         patience: Duration::from_millis(300),
         runtime_name: "fake".into(),
         explanations: Explanations::default(),
+        heartbeat: Heartbeat::default(),
     })
 }
 

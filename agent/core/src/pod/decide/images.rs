@@ -104,7 +104,8 @@ fn pull(steps: &mut Steps<'_>, name: &str, image: &str) {
     }
 }
 
-/// A pull is on its way: of this container, or of another that then counts for this one too.
+/// A pull is on its way: of this container, or of another with the same credentials, which then
+/// counts for this one too.
 fn pulling(steps: &mut Steps<'_>, name: &str, image: &str, asked: Option<Time>) {
     if asked.is_none() {
         let now = steps.now();

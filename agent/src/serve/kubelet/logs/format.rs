@@ -48,6 +48,8 @@ pub struct Renderer {
     pub stream: Option<Stream>,
     /// Bytes that may still be shown.
     pub left: Option<u64>,
+    /// Lines of the file that may still be looked at.
+    lines_left: Option<u64>,
     at_line_start: bool,
 }
 
@@ -58,12 +60,17 @@ impl Renderer {
         stream: Option<Stream>,
         left: Option<u64>,
     ) -> Self {
-        Self { timestamps, since, stream, left, at_line_start: true }
+        Self { timestamps, since, stream, left, lines_left: None, at_line_start: true }
     }
 
-    /// The limit is reached.
+    /// No more than so many lines of the file, shown or not.
+    pub fn lines(self, lines_left: Option<u64>) -> Self {
+        Self { lines_left, ..self }
+    }
+
+    /// A limit is reached.
     pub fn is_full(&self) -> bool {
-        self.left == Some(0)
+        self.left == Some(0) || self.lines_left == Some(0)
     }
 
     /// Appends what is to be shown of one line of the file, which is given without its newline.
@@ -75,6 +82,9 @@ impl Renderer {
             }
             return;
         };
+        if let Some(lines) = &mut self.lines_left {
+            *lines = lines.saturating_sub(1);
+        }
         if self.stream.is_some_and(|stream| stream != line.stream) {
             return;
         }

@@ -16,10 +16,9 @@ use super::pods::{self, Found};
 use super::query::Query;
 use super::route::PodPath;
 use super::server::Shared;
-use crate::clock;
 use crate::observe::SeenPod;
 use format::Renderer;
-use longshore_core::model::{ObjectKey, PodUid};
+use longshore_core::model::ObjectKey;
 use longshore_core::pod::paths;
 use options::Options;
 use reader::{Place, Reader, Writes};
@@ -40,7 +39,7 @@ pub async fn answer(
     if namespace.is_empty() {
         return text(BAD, r#"{"message": "Missing podNamespace."}"#);
     }
-    let options = match options::parse(query, clock::now()) {
+    let options = match options::parse(query, (shared.wall)()) {
         Ok(options) => options,
         Err((status, message)) => return text(status, message),
     };
@@ -52,11 +51,15 @@ pub async fn answer(
         let message = format!("container {container:?} not found in pod {pod:?}\n");
         return text(StatusCode::NOT_FOUND, message);
     }
+    let held = match shared.logs.take(&found.uid) {
+        Ok(held) => held,
+        Err(message) => return text(StatusCode::TOO_MANY_REQUESTS, message),
+    };
     match open(shared, &found, container, &options).await {
-        Ok(reader) => stream(unfold(Some(reader), |reader| async {
-            let mut reader = reader?;
+        Ok(reader) => stream(unfold(Some((reader, held)), |reading| async {
+            let (mut reader, held) = reading?;
             match reader.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+                Ok(Some(bytes)) => Some((Ok(bytes), Some((reader, held)))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
@@ -79,7 +82,7 @@ async fn open(
     let renderer =
         Renderer::new(options.timestamps, options.since, options.stream, options.limit_bytes);
     let follow = options.follow.then(|| writes(shared, found, id.clone()));
-    Reader::open(shared.pool.scope(), place, options.tail_lines, renderer, follow)
+    Reader::open(shared.pool.scope(), &shared.tails, place, options.tail_lines, renderer, follow)
         .await
         .map_err(|error| format!("cannot read the log of container {container:?}: {error}"))
 }
@@ -94,10 +97,17 @@ fn log_path(found: &Found, seen: &SeenPod, id: &str) -> Option<PathBuf> {
     })
 }
 
+/// By the status that the container was chosen by: just after a restart of the daemon the API
+/// server's is all there is. A pod that nobody names any more has only its own.
 fn writes(shared: &Arc<Shared>, found: &Found, id: String) -> Writes {
-    let (shared, uid): (Arc<Shared>, PodUid) = (shared.clone(), found.uid.clone());
-    Box::new(move || {
-        let world = shared.views.world();
-        world.local.get(&uid).is_some_and(|local| select::is_running(&local.status, &id))
+    let shared = shared.clone();
+    let path = PodPath { key: found.key.clone(), uid: Some(found.uid.clone()) };
+    Box::new(move || match pods::find(&shared, &path) {
+        Some(found) => select::is_running(&found.status, &id),
+        None => {
+            let world = shared.views.world();
+            let local = path.uid.as_ref().and_then(|uid| world.local.get(uid));
+            local.is_some_and(|local| select::is_running(&local.status, &id))
+        }
     })
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::Semaphore;
 
 use super::format::Renderer;
 use crate::observe::logs::open;
@@ -20,6 +21,9 @@ const CHUNK: usize = 64 << 10;
 /// A longer line is not the runtime's (it cuts at 16 KiB): it is skipped.
 const LINE_MAX: usize = 1 << 20;
 const POLL: Duration = Duration::from_millis(100);
+/// Searched for the beginning of a tail at a time: between two such steps others have their turn,
+/// and a caller that went away is noticed.
+const STEP: u64 = 16 << 20;
 /// Polls between two looks at the name.
 const POLLS_A_LOOK: u32 = 5;
 
@@ -55,24 +59,42 @@ pub struct Reader {
     ended: bool,
 }
 
-fn opened(place: &Place, tail_lines: Option<u64>) -> io::Result<(std::fs::File, (u64, u64))> {
-    let mut file = open(&place.root, &place.path)?;
-    if let Some(lines) = tail_lines {
-        let start = tail_start(&mut file, lines)?;
-        file.seek(SeekFrom::Start(start))?;
-    }
+type Opened = (std::fs::File, (u64, u64));
+
+fn opened(place: &Place) -> io::Result<Opened> {
+    let file = open(&place.root, &place.path)?;
     let metadata = file.metadata()?;
     Ok((file, (metadata.dev(), metadata.ino())))
 }
 
-async fn open_async(
+async fn open_async(scope: &Scope, place: Place) -> io::Result<Opened> {
+    scope.blocking(move || opened(&place)).await.map_err(io::Error::other)?
+}
+
+/// Puts `file` where its last `lines` lines begin. `turns`: few search at once, because a search
+/// may read all of a large file, and pods' own work on the disk has the same threads.
+async fn seek_tail(
     scope: &Scope,
-    place: Place,
-    tail_lines: Option<u64>,
-) -> io::Result<(tokio::fs::File, (u64, u64))> {
-    let found = scope.blocking(move || opened(&place, tail_lines)).await;
-    let (file, identity) = found.map_err(io::Error::other)??;
-    Ok((tokio::fs::File::from_std(file), identity))
+    turns: &Semaphore,
+    mut file: std::fs::File,
+    lines: u64,
+) -> io::Result<std::fs::File> {
+    let mut tail = Tail::new(&mut file, lines)?;
+    loop {
+        let _turn = turns.acquire().await.map_err(io::Error::other)?;
+        let step = scope.blocking(move || {
+            let start = tail.step(&mut file, STEP)?;
+            if let Some(start) = start {
+                file.seek(SeekFrom::Start(start))?;
+            }
+            io::Result::Ok((tail, file, start.is_some()))
+        });
+        let (searched, at, found) = step.await.map_err(io::Error::other)??;
+        if found {
+            return Ok(at);
+        }
+        (tail, file) = (searched, at);
+    }
 }
 
 impl Reader {
@@ -80,12 +102,19 @@ impl Reader {
     /// The log cannot be opened.
     pub async fn open(
         scope: Scope,
+        turns: &Semaphore,
         place: Place,
         tail_lines: Option<u64>,
         renderer: Renderer,
         follow: Option<Writes>,
     ) -> io::Result<Self> {
-        let (file, identity) = open_async(&scope, place.clone(), tail_lines).await?;
+        let (mut file, identity) = open_async(&scope, place.clone()).await?;
+        if let Some(lines) = tail_lines {
+            file = seek_tail(&scope, turns, file, lines).await?;
+        }
+        // What is written from now on is not of the tail, unless it is followed.
+        let renderer = renderer.lines(tail_lines.filter(|_| follow.is_none()));
+        let file = tokio::fs::File::from_std(file);
         Ok(Self {
             place,
             scope,
@@ -176,10 +205,10 @@ impl Reader {
 
     /// Is another file under the name? A name that is gone for a moment is no news.
     async fn look(&mut self) {
-        if let Ok((file, identity)) = open_async(&self.scope, self.place.clone(), None).await
+        if let Ok((file, identity)) = open_async(&self.scope, self.place.clone()).await
             && identity != self.identity
         {
-            self.next = Some((file, identity));
+            self.next = Some((tokio::fs::File::from_std(file), identity));
         }
     }
 
@@ -193,32 +222,47 @@ impl Reader {
     }
 }
 
-/// Where the last `lines` lines of the file begin. A line without its end counts as one.
-pub fn tail_start(file: &mut (impl Read + Seek), lines: u64) -> io::Result<u64> {
-    let length = file.seek(SeekFrom::End(0))?;
-    if lines == 0 {
-        return Ok(length);
+/// The search for where the last lines of a file begin, from its end. A line without its end counts
+/// as one.
+struct Tail {
+    length: u64,
+    /// What is behind it was searched.
+    end: u64,
+    left: u64,
+}
+
+impl Tail {
+    fn new(file: &mut impl Seek, lines: u64) -> io::Result<Self> {
+        let length = file.seek(SeekFrom::End(0))?;
+        Ok(Self { length, end: length, left: lines })
     }
-    let (mut left, mut end) = (lines, length);
-    let mut block = vec![0; CHUNK];
-    while end > 0 {
-        let start = end.saturating_sub(CHUNK as u64);
-        let size = usize::try_from(end - start).unwrap_or(CHUNK);
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut block[..size])?;
-        for (index, byte) in block[..size].iter().enumerate().rev() {
-            let at = start + index as u64;
-            // The newline at the very end ends the last line, and begins none.
-            if *byte == b'\n' && at + 1 < length {
-                left -= 1;
-                if left == 0 {
-                    return Ok(at + 1);
+
+    /// Searches about so many bytes more. `None`: not found yet.
+    fn step(&mut self, file: &mut (impl Read + Seek), bytes: u64) -> io::Result<Option<u64>> {
+        if self.left == 0 {
+            return Ok(Some(self.length));
+        }
+        let until = self.end.saturating_sub(bytes);
+        let mut block = vec![0; CHUNK];
+        while self.end > until {
+            let start = self.end.saturating_sub(CHUNK as u64);
+            let size = usize::try_from(self.end - start).unwrap_or(CHUNK);
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut block[..size])?;
+            for (index, byte) in block[..size].iter().enumerate().rev() {
+                let at = start + index as u64;
+                // The newline at the very end ends the last line, and begins none.
+                if *byte == b'\n' && at + 1 < self.length {
+                    self.left -= 1;
+                    if self.left == 0 {
+                        return Ok(Some(at + 1));
+                    }
                 }
             }
+            self.end = start;
         }
-        end = start;
+        Ok((self.end == 0).then_some(0))
     }
-    Ok(0)
 }
 
 #[cfg(test)]
@@ -232,8 +276,19 @@ mod tests {
 
     #[test]
     fn a183_the_last_lines_are_found_from_the_end() {
+        let tail_start = |text: &str, lines: u64, step: u64| {
+            let mut file = Cursor::new(text.as_bytes());
+            let mut tail = Tail::new(&mut file, lines).unwrap();
+            let mut steps = 1;
+            loop {
+                match tail.step(&mut file, step).unwrap() {
+                    Some(start) => return (start, steps),
+                    None => steps += 1,
+                }
+            }
+        };
         let check = |text: &str, lines: u64, want: &str| {
-            let start = tail_start(&mut Cursor::new(text.as_bytes()), lines).unwrap();
+            let (start, _) = tail_start(text, lines, STEP);
             assert_eq!(&text[usize::try_from(start).unwrap()..], want, "{text:?} {lines}");
         };
         check("a\nb\nc\n", 1, "c\n");
@@ -246,8 +301,9 @@ mod tests {
         check("\n\n\n", 2, "\n\n");
         let long: String = (0..40_000).map(|n| format!("line {n}\n")).collect();
         check(&long, 1, "line 39999\n");
-        let start = tail_start(&mut Cursor::new(long.as_bytes()), 30_000).unwrap();
+        let (start, steps) = tail_start(&long, 30_000, 100_000);
         assert!(long[usize::try_from(start).unwrap()..].starts_with("line 10000\n"));
+        assert_eq!(steps, 3, "a long search has breaks");
     }
 
     fn place(name: &str) -> Place {
@@ -288,12 +344,47 @@ mod tests {
             (None, Some(5), "one\nt"),
             (Some(0), None, ""),
         ] {
+            let (scope, turns) = (supervisor.scope(), Semaphore::new(1));
             let mut reader =
-                Reader::open(supervisor.scope(), place.clone(), tail, plain(limit), None)
-                    .await
-                    .unwrap();
+                Reader::open(scope, &turns, place.clone(), tail, plain(limit), None).await.unwrap();
             assert_eq!(all(&mut reader).await, want, "{tail:?} {limit:?}");
         }
+        std::fs::remove_dir_all(&place.root).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a183_a_tail_that_is_not_followed_ends_after_its_lines() {
+        let supervisor = Supervisor::default();
+        let place = place("tail");
+        let file = place.root.join("0.log");
+        std::fs::write(&file, line("one") + &line("two") + "no log line\n" + &line("three"))
+            .unwrap();
+        let (scope, turns) = (supervisor.scope(), Semaphore::new(1));
+        let mut reader =
+            Reader::open(scope, &turns, place.clone(), Some(2), plain(None), None).await.unwrap();
+        // A container that writes faster than its log is read would have it read for ever.
+        let mut open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+        open.write_all((line("four") + &line("five")).as_bytes()).unwrap();
+        assert_eq!(all(&mut reader).await, "three\nfour\n", "two lines of a log, as the kubelet");
+        std::fs::remove_dir_all(&place.root).unwrap();
+    }
+
+    #[tokio::test]
+    async fn f64_a_search_waits_for_its_turn_and_not_with_a_thread() {
+        let supervisor = Supervisor::default();
+        let place = place("turns");
+        std::fs::write(place.root.join("0.log"), line("one")).unwrap();
+        let (scope, turns) = (supervisor.scope(), Semaphore::new(0));
+        let open = Reader::open(scope.clone(), &turns, place.clone(), Some(1), plain(None), None);
+        let mut open = Box::pin(open);
+        let waits = tokio::time::timeout(Duration::from_millis(50), &mut open).await;
+        assert!(waits.is_err());
+        // Without a tail there is no search, and nothing to wait for.
+        let whole = Reader::open(scope, &turns, place.clone(), None, plain(None), None).await;
+        assert_eq!(all(&mut whole.unwrap()).await, "one\n");
+        turns.add_permits(1);
+        assert_eq!(all(&mut open.await.unwrap()).await, "one\n");
+        assert_eq!(turns.available_permits(), 1);
         std::fs::remove_dir_all(&place.root).unwrap();
     }
 
@@ -306,8 +397,9 @@ mod tests {
         let writes = Arc::new(AtomicBool::new(true));
         let asked = writes.clone();
         let follow: Writes = Box::new(move || asked.load(Ordering::SeqCst));
+        let (scope, turns) = (supervisor.scope(), Semaphore::new(1));
         let mut reader =
-            Reader::open(supervisor.scope(), place.clone(), Some(1), plain(None), Some(follow))
+            Reader::open(scope, &turns, place.clone(), Some(1), plain(None), Some(follow))
                 .await
                 .unwrap();
         assert_eq!(reader.next().await.unwrap().unwrap(), "one\n");
