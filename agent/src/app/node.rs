@@ -146,7 +146,13 @@ fn spawn_writers(
     );
     scope.detach("node", Policy::Critical, worker.run());
     scope.detach("pod statuses", Policy::Critical, statuses.run());
-    let tokens = tokens::run(store.clone(), api.clone(), body.recorder.clone(), name.clone());
+    let tokens = tokens::run(
+        store.clone(),
+        api.clone(),
+        body.recorder.clone(),
+        name.clone(),
+        PathBuf::from(&body.node.pods_dir),
+    );
     scope.detach("tokens", Policy::Critical, tokens);
     let mirrors = mirrors::run(store.clone(), api.clone(), name.clone());
     scope.detach("mirror pods", Policy::Critical, mirrors);

@@ -4,6 +4,8 @@
 //! Deliberately absent: which tokens and when (core), and the files that they become.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -27,6 +29,8 @@ const LONGEST_MS: u64 = 10_000;
 const JITTER_MS: u64 = 10_000;
 /// Refusals that pass by themselves are not told.
 const QUIET_MS: i64 = 3_000;
+/// More is no token.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// Look again at least so often.
 const RESYNC_MS: i64 = 60_000;
 
@@ -38,7 +42,10 @@ struct Tokens {
     api: Api,
     recorder: Recorder,
     node_name: String,
-    by_pod: BTreeMap<ObjectKey, Vec<TokenRequest>>,
+    pods_dir: PathBuf,
+    by_pod: BTreeMap<ObjectKey, BTreeSet<TokenRequest>>,
+    /// Files of requests that were not made yet: the last daemon may have left a token.
+    files: BTreeMap<TokenRequest, PathBuf>,
     /// When to ask, by request.
     due: BTreeMap<TokenRequest, Due>,
     /// After failures: since when, and how long to wait.
@@ -47,15 +54,17 @@ struct Tokens {
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
 }
 
-/// Runs for ever. `api`: the node's own identity.
-pub async fn run(store: Store, api: Api, recorder: Recorder, node_name: String) {
+/// Runs for ever. `api`: the node's own identity; `pods_dir`: where volumes of pods are.
+pub async fn run(store: Store, api: Api, recorder: Recorder, node_name: String, pods_dir: PathBuf) {
     let mut changes = store.subscribe();
     let mut tokens = Tokens {
         store,
         api,
         recorder,
         node_name,
+        pods_dir,
         by_pod: BTreeMap::new(),
+        files: BTreeMap::new(),
         due: BTreeMap::new(),
         retries: BTreeMap::new(),
         calling: BTreeSet::new(),
@@ -82,6 +91,13 @@ pub async fn run(store: Store, api: Api, recorder: Recorder, node_name: String) 
     }
 }
 
+/// What a file in a pod's volume holds, which is in memory (A106): reading it does not block.
+fn left(file: &Path) -> Option<String> {
+    let mut text = String::new();
+    std::fs::File::open(file).ok()?.take(TOKEN_BYTES_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 impl Tokens {
     /// Takes in what the pods of `keys` ask for now.
     fn look(&mut self, keys: &BTreeSet<ObjectKey>) {
@@ -91,17 +107,25 @@ impl Tokens {
             let uid = pod.and_then(|pod| pod.metadata.uid.as_deref()).map(PodUid::new);
             let wanted = match (pod, uid) {
                 (Some(pod), Some(uid)) => tokens::requests(pod, key, &uid),
-                _ => Vec::new(),
+                _ => BTreeMap::new(),
             };
             let old = self.by_pod.remove(key).unwrap_or_default();
-            for request in old.iter().filter(|request| !wanted.contains(request)) {
+            for request in old.iter().filter(|request| !wanted.contains_key(request)) {
                 self.forget(request);
             }
-            for request in &wanted {
-                self.due.entry(request.clone()).or_insert(Due::at(Time(0)));
+            for (request, file) in &wanted {
+                if self.due.contains_key(request) {
+                    continue;
+                }
+                self.due.insert(request.clone(), Due::at(Time(0)));
+                if let Some(file) = file {
+                    let pod_dir = self.pods_dir.join(request.pod_uid.as_str());
+                    let file = pod_dir.join(file.trim_start_matches('/'));
+                    self.files.insert(request.clone(), file);
+                }
             }
             if !wanted.is_empty() {
-                self.by_pod.insert(key.clone(), wanted);
+                self.by_pod.insert(key.clone(), wanted.into_keys().collect());
             }
         }
     }
@@ -116,6 +140,7 @@ impl Tokens {
 
     fn forget(&mut self, request: &TokenRequest) {
         self.due.remove(request);
+        self.files.remove(request);
         self.retries.remove(request);
         self.store.edit(|world| match world.tokens.remove(request) {
             Some(_) => vec![Change::Token(request.pod_uid.clone())],
@@ -136,8 +161,14 @@ impl Tokens {
             } else if self.calls.len() < CALLS_MAX {
                 self.calling.insert(request.clone());
                 let (api, request) = (self.api.clone(), request.clone());
+                let file = self.files.remove(&request);
                 self.calls.push(Box::pin(async move {
-                    let result = api.request_token(&request).await;
+                    let found = file.and_then(|file| left(&file));
+                    let found = found.and_then(|text| tokens::adopt(&text, &request, now, wall));
+                    let result = match found {
+                        Some(token) => Ok(token),
+                        None => api.request_token(&request).await,
+                    };
                     (request, wall, result)
                 }));
             }

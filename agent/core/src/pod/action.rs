@@ -161,6 +161,8 @@ pub enum Volume {
     HostPath { path: String, kind: HostPathKind },
     /// configMap, secret, downwardAPI, projected: files below an atomically swapped `..data` (A103).
     Files { entries: BTreeMap<String, FileContent>, tmpfs: bool },
+    /// The same, with the files that it has: what should be in it is not known now (I10).
+    Kept,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

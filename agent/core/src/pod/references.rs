@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, Pod, PodSpec, Volume};
 
 use super::visit;
 use crate::model::{Kind, ObjectKey};
@@ -30,6 +30,20 @@ impl References {
         references
     }
 
+    /// Of one volume.
+    pub fn of_volume(volume: &Volume) -> Self {
+        let mut references = Self::default();
+        references.add_volume(volume);
+        references
+    }
+
+    /// Of one container's environment.
+    pub fn of_container(container: &Container) -> Self {
+        let mut references = Self::default();
+        references.add_environment(&container.env_from, &container.env);
+        references
+    }
+
     /// As objects of `namespace`.
     pub fn keys(&self, namespace: &str) -> impl Iterator<Item = (Kind, ObjectKey)> {
         let maps = self.config_maps.iter().map(|name| (Kind::ConfigMap, name));
@@ -39,30 +53,35 @@ impl References {
     }
 
     fn of_volumes(&mut self, spec: &PodSpec) {
-        for volume in spec.volumes.iter().flatten() {
-            if let Some(source) = &volume.config_map {
-                self.config_maps.insert(source.name.clone());
-            }
-            self.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
-            let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-            for source in projected {
-                self.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));
-                self.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
-            }
+        spec.volumes.iter().flatten().for_each(|volume| self.add_volume(volume));
+    }
+
+    fn add_volume(&mut self, volume: &Volume) {
+        if let Some(source) = &volume.config_map {
+            self.config_maps.insert(source.name.clone());
+        }
+        self.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
+        let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        for source in projected {
+            self.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));
+            self.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
         }
     }
 
     fn of_environment(&mut self, spec: &PodSpec) {
         for (_, container) in visit::containers(spec) {
-            for source in container.env_from.iter().flatten() {
-                self.config_maps.extend(source.config_map_ref.iter().map(|s| s.name.clone()));
-                self.secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
-            }
-            let values = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref());
-            for value in values {
-                self.config_maps.extend(value.config_map_key_ref.iter().map(|s| s.name.clone()));
-                self.secrets.extend(value.secret_key_ref.iter().map(|s| s.name.clone()));
-            }
+            self.add_environment(&container.env_from, &container.env);
+        }
+    }
+
+    fn add_environment(&mut self, from: &Option<Vec<EnvFromSource>>, env: &Option<Vec<EnvVar>>) {
+        for source in from.iter().flatten() {
+            self.config_maps.extend(source.config_map_ref.iter().map(|s| s.name.clone()));
+            self.secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
+        }
+        for value in env.iter().flatten().filter_map(|env| env.value_from.as_ref()) {
+            self.config_maps.extend(value.config_map_key_ref.iter().map(|s| s.name.clone()));
+            self.secrets.extend(value.secret_key_ref.iter().map(|s| s.name.clone()));
         }
     }
 }

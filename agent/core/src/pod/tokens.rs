@@ -2,8 +2,14 @@
 //!
 //! Deliberately absent: the TokenRequest call.
 
-use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection};
+use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection};
+use serde_json::Value;
+
+use super::paths;
 use crate::model::{ObjectKey, PodUid, Time, Token, TokenRequest};
 
 /// What the API server takes when a source does not say, and the least that it gives.
@@ -12,19 +18,50 @@ const EXPIRATION_LEAST_S: i64 = 600;
 /// No token is used for longer, whatever its lifetime.
 const AGE_MAX_MS: i64 = 24 * 3600 * 1000;
 
-/// Every serviceAccountToken source of the pod's projected volumes.
-pub fn requests(pod: &Pod, key: &ObjectKey, uid: &PodUid) -> Vec<TokenRequest> {
+/// Every serviceAccountToken source of the pod's projected volumes, once, and the file that it
+/// becomes, below the pod's directory; `None`: its name is no path.
+pub fn requests(
+    pod: &Pod,
+    key: &ObjectKey,
+    uid: &PodUid,
+) -> BTreeMap<TokenRequest, Option<String>> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes
-        .filter_map(|volume| volume.projected.as_ref())
-        .flat_map(|p| p.sources.iter().flatten());
-    let mut all: Vec<_> = sources
-        .filter_map(|source| source.service_account_token.as_ref())
-        .map(|source| request(pod, key, uid, source))
-        .collect();
-    all.sort();
-    all.dedup();
+    let mut all = BTreeMap::new();
+    for volume in volumes {
+        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        for source in sources.filter_map(|source| source.service_account_token.as_ref()) {
+            let plain = std::iter::once(volume.name.as_str()).chain(source.path.split('/'));
+            let file = plain.into_iter().all(paths::is_path_name).then(|| {
+                format!("{}/{}", paths::volume("", "projected", &volume.name), source.path)
+            });
+            all.entry(request(pod, key, uid, source)).or_insert(file);
+        }
+    }
     all
+}
+
+/// The token that a daemon before this one put into the pod's file: with it a container may start
+/// again while the API server is away (I10), and a restart asks for nothing (I14). `None`: not one
+/// for this pod. `wall`: the time by the wall clock, which the token speaks of. That it is genuine
+/// does not matter: it goes back to the file that it comes from.
+pub fn adopt(text: &str, request: &TokenRequest, now: Time, wall: Time) -> Option<Token> {
+    let payload = text.trim().split('.').nth(1)?;
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    let own = &claims["kubernetes.io"];
+    let same = own["pod"]["uid"] == request.pod_uid.as_str()
+        && own["serviceaccount"]["name"] == request.service_account.as_str();
+    let audience = request.audience.as_str();
+    let meant = audience.is_empty()
+        || claims["aud"].as_array().is_some_and(|all| all.iter().any(|one| one == audience));
+    if !same || !meant {
+        return None;
+    }
+    let (issued_s, expires_s) = (claims["iat"].as_i64()?, claims["exp"].as_i64()?);
+    let age_ms = wall.unix_ms().saturating_sub(issued_s.saturating_mul(1000)).max(0);
+    // The API server may let one live longer than was asked for; it must be renewed all the same.
+    let lifetime_s = expires_s.saturating_sub(issued_s).clamp(0, request.expiration_s);
+    let issued_at = now.plus_ms(-age_ms);
+    Some(Token { text: text.to_owned(), issued_at, expires_at: issued_at.plus_s(lifetime_s) })
 }
 
 /// What one source of `pod` asks for.
@@ -87,6 +124,45 @@ mod tests {
     use crate::pod::testing;
 
     #[test]
+    fn i10_i14_a_token_on_disk_is_taken_over_if_it_is_this_pods() {
+        let request = TokenRequest {
+            pod_uid: PodUid::new("uid-1"),
+            pod: ObjectKey::new("default", "web"),
+            service_account: "robot".into(),
+            audience: String::new(),
+            expiration_s: 3607,
+        };
+        let token = |change: fn(&mut Value)| {
+            let mut claims = serde_json::json!({"aud": ["api"], "iat": 1_000, "exp": 31_537_000,
+                "kubernetes.io": {"pod": {"uid": "uid-1"}, "serviceaccount": {"name": "robot"}}});
+            change(&mut claims);
+            format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()))
+        };
+        // The steady clock is an hour behind the wall clock.
+        let (now, wall) = (Time(5_000_000), Time(5_000_000 + 3_600_000));
+        let taken = |text: &str, request: &TokenRequest| adopt(text, request, now, wall);
+        let found = taken(&token(|_| {}), &request).unwrap();
+        assert_eq!(found.issued_at, Time(1_000_000 - 3_600_000));
+        assert_eq!(found.expires_at, found.issued_at.plus_s(3607));
+        assert!(Due::again(&found, 0, now, wall, 0).has_come(now, wall));
+        for other in [
+            |claims: &mut Value| claims["kubernetes.io"]["pod"]["uid"] = "uid-2".into(),
+            |claims: &mut Value| claims["kubernetes.io"]["serviceaccount"]["name"] = "x".into(),
+            |claims: &mut Value| claims["iat"] = Value::Null,
+        ] {
+            assert_eq!(taken(&token(other), &request), None);
+        }
+        for text in ["", "a", "a.b", "a.!.c", "a.e30.c", "..", &"x".repeat(100_000)] {
+            assert_eq!(taken(text, &request), None, "{text:.9}");
+        }
+        let vault = TokenRequest { audience: "vault".into(), ..request };
+        assert_eq!(taken(&token(|_| {}), &vault), None);
+        assert!(
+            taken(&token(|claims| claims["aud"] = serde_json::json!(["vault"])), &vault).is_some()
+        );
+    }
+
+    #[test]
     fn a106_requests_have_the_pods_account_and_at_least_ten_minutes() {
         let check = |source: &str, account: &str, expect: (&str, &str, i64)| {
             let spec = format!(
@@ -97,8 +173,10 @@ mod tests {
                 &ObjectKey::new("default", "web"),
                 &PodUid::new("uid-1"),
             );
-            assert_eq!(found.len(), 1, "{spec}");
-            let one = &found[0];
+            let [(one, file)] = &found.into_iter().collect::<Vec<_>>()[..] else {
+                panic!("{spec}")
+            };
+            assert_eq!(file.as_deref(), Some("/volumes/kubernetes.io~projected/v/t"));
             assert_eq!((&*one.service_account, &*one.audience, one.expiration_s), expect, "{spec}");
         };
         check("{path: t}", "", ("default", "", 3600));

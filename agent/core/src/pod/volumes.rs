@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use sha2::{Digest as _, Sha256};
 
 use super::action::{FileContent, HostPathKind, PlannedVolume, Volume, VolumePlan};
-use super::{Input, fields, paths, qos, tokens, visit};
+use super::{Input, fields, inputs, paths, qos, tokens, visit};
 use crate::model::{ObjectKey, Quantity};
 
 /// Mode of files when neither the item nor the volume says (A103).
@@ -20,14 +20,18 @@ const DEFAULT_MODE: i32 = 0o644;
 type Entries = BTreeMap<String, FileContent>;
 
 /// All volumes by name. `Err` names the volume and what is missing: event FailedMount, retried when
-/// it appears (A124).
-pub fn plan(input: &Input<'_>) -> Result<BTreeMap<String, PlannedVolume>, String> {
+/// it appears (A124). `were_made`: they are on disk already, and those of which it is not known what
+/// should be in them now stay as they are.
+pub fn plan(input: &Input<'_>, were_made: bool) -> Result<BTreeMap<String, PlannedVolume>, String> {
     let pod_dir = paths::pod_dir(input.node, input.uid);
     let mut planned = BTreeMap::new();
     for volume in volumes(input.pod) {
-        let (kind, source) = source(input, volume).map_err(|error| {
-            format!("MountVolume.SetUp failed for volume {:?}: {error}", volume.name)
-        })?;
+        let (kind, source) = match were_made && inputs::is_unknown(input, volume) {
+            true => (kind_of_files(volume), Volume::Kept),
+            false => source(input, volume).map_err(|error| {
+                format!("MountVolume.SetUp failed for volume {:?}: {error}", volume.name)
+            })?,
+        };
         let path = match &source {
             Volume::HostPath { path, .. } => path.clone(),
             _ => paths::volume(&pod_dir, kind, &volume.name),
@@ -39,6 +43,15 @@ pub fn plan(input: &Input<'_>) -> Result<BTreeMap<String, PlannedVolume>, String
 
 fn volumes(pod: &Pod) -> &[ApiVolume] {
     pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
+}
+
+/// The directory name of a volume that is made from objects or tokens.
+fn kind_of_files(volume: &ApiVolume) -> &'static str {
+    match (&volume.config_map, &volume.secret) {
+        (Some(_), _) => "configmap",
+        (_, Some(_)) => "secret",
+        _ => "projected",
+    }
 }
 
 /// The directory name of the volume's kind, and its content.

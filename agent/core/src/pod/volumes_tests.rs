@@ -5,7 +5,7 @@ use crate::pod::testing::Case;
 fn check(case: &Case, volume: &str, expect: &[&str]) {
     let spec = format!("{{containers: [{{name: a}}], volumes: [{volume}]}}");
     let case = Case { pod: crate::pod::testing::pod(&spec), ..case.clone() };
-    let found = match plan(&case.input()) {
+    let found = match plan(&case.input(), false) {
         Err(error) => vec![error],
         Ok(volumes) => volumes.values().flat_map(describe).collect(),
     };
@@ -63,7 +63,7 @@ fn a102_host_paths_have_types_and_no_dots() {
     for bad in ["{path: srv}", "{path: /a/../b}", "{path: /a, type: Pipe}"] {
         let spec =
             format!("{{containers: [{{name: a}}], volumes: [{{name: v, hostPath: {bad}}}]}}");
-        assert!(plan(&Case::spec(&spec).input()).is_err(), "{bad}");
+        assert!(plan(&Case::spec(&spec).input(), false).is_err(), "{bad}");
     }
 }
 
@@ -75,16 +75,16 @@ fn a106_a_token_is_a_file_for_the_pods_group_or_single_user() {
                 sources: [{{serviceAccountToken: {{path: token, audience: a}}}}]}}}}]}}"
         );
         let mut case = Case::spec(&spec);
-        let error = plan(&case.input()).unwrap_err();
+        let error = plan(&case.input(), false).unwrap_err();
         assert!(error.contains("no token"), "{error}");
-        let request = tokens::requests(&case.pod, &case.key, &case.uid).remove(0);
+        let request = tokens::requests(&case.pod, &case.key, &case.uid).into_keys().next().unwrap();
         let token = crate::model::Token {
             text: "secret".into(),
             issued_at: case.now,
             expires_at: case.now.plus_s(3600),
         };
         case.world.tokens.insert(request, std::sync::Arc::new(token));
-        let volumes = plan(&case.input()).unwrap();
+        let volumes = plan(&case.input(), false).unwrap();
         let Volume::Files { entries, tmpfs: true } = &volumes["v"].volume else { panic!() };
         let expect = FileContent { data: b"secret".to_vec(), mode, uid };
         assert!(

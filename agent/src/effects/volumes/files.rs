@@ -45,6 +45,11 @@ pub fn ensure(dir: &Dir, entries: &Entries, fs_group: Option<i64>) -> io::Result
     Ok(changed.or(ensure_links(dir, entries, &generation)?))
 }
 
+/// Whether `dir` shows a complete generation.
+pub fn are_there(dir: &Dir) -> io::Result<bool> {
+    Ok(current_generation(dir)?.is_some())
+}
+
 /// Where `..data` points, if that is a generation of ours beside it.
 fn current_generation(dir: &Dir) -> io::Result<Option<OsString>> {
     let Some(target) = dir.link_target(OsStr::new(DATA))? else { return Ok(None) };

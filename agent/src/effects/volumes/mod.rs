@@ -148,6 +148,18 @@ fn ensure_volume(
             let dir = parent.dir(Path::new(leaf)).map_err(failed)?;
             changed.or(files::ensure(&dir, entries, plan.fs_group).map_err(failed)?)
         }
+        Volume::Kept => {
+            let there = matches!(parent.entry(leaf).map_err(failed)?, Some((Entry::Directory, _)));
+            if !there
+                || !files::are_there(&parent.dir(Path::new(leaf)).map_err(failed)?)
+                    .map_err(failed)?
+            {
+                return Err(failed(io::Error::other(
+                    "the API server has not said yet what is in it, and nothing is left of it here",
+                )));
+            }
+            Changed::No
+        }
         Volume::HostPath { .. } => Changed::No,
     };
     Ok(made)

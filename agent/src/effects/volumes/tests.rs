@@ -151,6 +151,19 @@ fn a103_files_change_all_at_once_by_one_link() {
 }
 
 #[test]
+fn i10_a_volume_is_kept_as_it_is_if_it_is_whole() {
+    let s = Scratch::new("kept");
+    let refused = |plan: &VolumePlan| ensure(&s.pods, plan, &|_| ()).unwrap_err().to_string();
+    let kept = s.plan("secret", Volume::Kept);
+    assert!(refused(&kept).contains("nothing is left of it here"), "{}", refused(&kept));
+    s.ensure(&s.plan("secret", files(&[("a", "1")])));
+    assert_eq!(s.ensure(&kept), Changed::No);
+    assert_eq!(fs::read_to_string(s.path("secret", "v").join("a")).unwrap(), "1");
+    fs::remove_file(s.path("secret", "v").join("..data")).unwrap();
+    assert!(refused(&kept).contains("nothing is left of it here"));
+}
+
+#[test]
 fn a103_a_crash_at_any_step_of_a_swap_is_repaired() {
     let s = Scratch::new("crash");
     let path = s.path("configmap", "v");

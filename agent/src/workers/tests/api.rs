@@ -71,7 +71,13 @@ async fn start(name: &str) -> Rig {
     let (sink, statuses) = pod_status::new(store.clone(), handle.clone(), own.clone(), "n1");
     scope.detach("source", Policy::Finite, source.run());
     scope.detach("statuses", Policy::Finite, statuses.run());
-    let run = tokens::run(store.clone(), own.clone(), recorder.clone(), "n1".into());
+    let run = tokens::run(
+        store.clone(),
+        own.clone(),
+        recorder.clone(),
+        "n1".into(),
+        "/nonexistent".into(),
+    );
     scope.detach("tokens", Policy::Finite, run);
     let run = mirrors::run(store.clone(), own.clone(), "n1".into());
     scope.detach("mirrors", Policy::Finite, run);

@@ -127,7 +127,7 @@ fn restart(
 fn create(steps: &mut Steps<'_>, container: &Container, sandbox: &ObservedSandbox) {
     let view = steps.view;
     let name = container.name.as_str();
-    if steps.lacks_inputs(name) {
+    if steps.lacks_inputs(container) {
         return;
     }
     let Some(image) = images::ensure(steps, container) else { return };

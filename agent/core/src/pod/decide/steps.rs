@@ -192,18 +192,23 @@ impl<'a> Steps<'a> {
         self.why(format!("waiting to hear of {}", self.unknown.join(", ")));
     }
 
-    /// True: the container cannot be created, because an input is not known yet.
-    pub fn lacks_inputs(&mut self, container: &str) -> bool {
-        if self.unknown.is_empty() {
+    /// True: the container cannot be created, because an input is not known yet. Volumes that were
+    /// made before are as they were.
+    pub fn lacks_inputs(&mut self, container: &Container) -> bool {
+        let unknown = match self.view.sandbox() {
+            Some(_) => inputs::unknown_of_container(self.view.input, container),
+            None => self.unknown.clone(),
+        };
+        if unknown.is_empty() {
             return false;
         }
         let since = self.memory.unknown_since.unwrap_or(self.now());
         if self.now() >= since.plus_ms(inputs::SILENT_MS) {
             let text = format!(
                 "the API server has not said yet whether there is a {}",
-                self.unknown.join(", a ")
+                unknown.join(", a ")
             );
-            self.wait(container, "CreateContainerConfigError", text);
+            self.wait(&container.name, "CreateContainerConfigError", text);
         }
         true
     }
@@ -212,17 +217,14 @@ impl<'a> Steps<'a> {
     pub fn ensure_volumes(&mut self) -> bool {
         let (view, input) = (self.view, self.view.input);
         self.ask_inputs();
-        if !self.unknown.is_empty() {
-            // What runs goes on with the content that it has.
-            if view.sandbox().is_some() {
-                return true;
-            }
+        let were_made = view.sandbox().is_some();
+        if !self.unknown.is_empty() && !were_made {
             for (_, container) in view.containers() {
-                self.lacks_inputs(&container.name);
+                self.lacks_inputs(container);
             }
             return false;
         }
-        match volumes::plan(input) {
+        match volumes::plan(input, were_made) {
             Ok(planned) => {
                 self.volumes = planned;
                 self.memory.said.remove("volume-sources");

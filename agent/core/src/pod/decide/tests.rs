@@ -9,8 +9,8 @@ use crate::model::{
     ContainerState, ImageState, ObservedContainer, ObservedPod, ObservedSandbox, ProbeKind,
     ProbeVerdict, SandboxState, Severity,
 };
-use crate::pod::action::Action;
-use crate::pod::testing::Case;
+use crate::pod::action::{Action, Volume};
+use crate::pod::testing::{self, Case};
 use crate::pod::translate::hash;
 use crate::pod::{Memory, Orphan};
 
@@ -423,7 +423,7 @@ fn i10_a_running_pod_goes_on_while_its_inputs_are_unknown() {
     case.observed.containers.push(instance(&case, "app", running(&case)));
     case.memory = Memory::default();
     let mut case = by_need(case);
-    let decision = check(&case, &["cgroup"]);
+    let decision = check(&case, &["cgroup", "volumes"]);
     let status = &decision.status.container_statuses.as_ref().unwrap()[0];
     assert!(status.state.as_ref().unwrap().running.is_some());
     // What ends is not started again before its inputs are known.
@@ -435,8 +435,36 @@ fn i10_a_running_pod_goes_on_while_its_inputs_are_unknown() {
         message: String::new(),
     };
     (case.memory, case.now) = (decision.memory, case.now.plus_s(5));
-    let decision = check(&case, &["cgroup"]);
+    let decision = check(&case, &["cgroup", "volumes"]);
     assert_eq!(waiting(&decision, "app").0, "CreateContainerConfigError");
+}
+
+#[test]
+fn i10_a_container_starts_again_with_the_volumes_that_were_made_before() {
+    let spec = "{containers: [{name: app, image: 'x:1', volumeMounts: [{name: v, mountPath: /v}]}],
+        volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: token}},
+          {configMap: {name: kube-root-ca.crt}}, {secret: {name: keys}}]}}, {name: w, emptyDir: {}}]}";
+    let mut case = by_need(prepared("{containers: [{name: app, image: 'x:1'}]}"));
+    case.pod = testing::pod(spec);
+    case.memory = Memory::default();
+    let plan = |decision: &Decision| {
+        let plans = decision.actions.iter().find_map(|action| match action {
+            Action::EnsureVolumes(plan) => Some(plan.volumes.clone()),
+            _ => None,
+        });
+        plans.unwrap_or_default()
+    };
+    // A daemon that knows nothing but its pods: nothing of the volume is written.
+    let decision = decide(&case.input());
+    let volumes = plan(&decision);
+    assert_eq!((&volumes["v"].volume, &volumes["w"].volume), (&Volume::Kept, &Volume::EmptyDir));
+    assert!(volumes["v"].path.ends_with("/volumes/kubernetes.io~projected/v"));
+    let created = decision.actions.iter().any(|a| matches!(a, Action::CreateContainer { .. }));
+    assert!(created, "{:?}", decision.why);
+    // Before its first sandbox nothing was made, and a pod must not start without its inputs.
+    case.observed.sandboxes.clear();
+    let decision = decide(&case.input());
+    assert!(plan(&decision).is_empty(), "{:?}", decision.why);
 }
 
 #[test]

@@ -159,7 +159,8 @@ fn has_selinux(spec: &PodSpec, container: &Container) -> bool {
 
 /// configMap, secret, downwardAPI and projected volumes are never writable (CVE row 3).
 fn read_only_kind(volume: &PlannedVolume) -> bool {
-    matches!(volume.volume, crate::pod::action::Volume::Files { .. })
+    use crate::pod::action::Volume;
+    matches!(volume.volume, Volume::Files { .. } | Volume::Kept)
 }
 
 /// `mountPath: data` means `/data`.

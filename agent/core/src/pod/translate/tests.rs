@@ -15,7 +15,7 @@ fn image(uid: Option<i64>, username: &str) -> ImageState {
 /// The configuration of the first app container.
 fn build(case: &Case, image: &ImageState) -> Result<cri::ContainerConfig, String> {
     let spec = case.pod.spec.as_ref().unwrap();
-    let volumes = volumes::plan(&case.input()).unwrap_or_default();
+    let volumes = volumes::plan(&case.input(), false).unwrap_or_default();
     let ips = ["10.0.0.5".parse().unwrap()];
     let sources = container::Sources { volumes: &volumes, ips: &ips, image };
     container::config(&case.input(), spec, &spec.containers[0], 2, &sources)
