@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{PipeReader, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -153,10 +153,22 @@ impl Run {
     /// The program is missing or the log cannot be written.
     pub fn start(mut self, log: &Path) -> Result<Child> {
         let file = File::options().create(true).append(true).open(log)?;
+        self.command.stdout(file.try_clone()?);
+        self.spawn(file, log)
+    }
+
+    /// As [`Run::start`], with its standard output to read: for who wants a line when it is written.
+    pub fn start_piped(mut self, log: &Path) -> Result<(Child, PipeReader)> {
+        let (reader, writer) = std::io::pipe()?;
+        self.command.stdout(writer);
+        let file = File::options().create(true).append(true).open(log)?;
+        Ok((self.spawn(file, log)?, reader))
+    }
+
+    fn spawn(mut self, stderr: File, log: &Path) -> Result<Child> {
         let child = self
             .command
-            .stdout(file.try_clone()?)
-            .stderr(file)
+            .stderr(stderr)
             .spawn()
             .with_context(|| format!("cannot start `{}`", self.line))?;
         let pid = child.id().cast_signed();

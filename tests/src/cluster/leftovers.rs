@@ -21,6 +21,11 @@ pub(super) fn remove(options: &ClusterOptions) -> Result<()> {
     if let Ok(cluster) = Cluster::attach(&dir) {
         drop(cluster);
     }
+    // A client of a program that was killed: a watch or a proxy ends with nobody.
+    let marker = format!("{}/", dir.display());
+    let is_kubectl = |line: &str| line.split(' ').any(|word| word.ends_with("/kubectl"));
+    let clients = processes(|line| line.contains(&marker) && is_kubectl(line));
+    kill_all(clients.into_iter().map(|(pid, _)| pid));
     // Started, and killed before it was written down: containerd and its shims name their files.
     for number in 1..=MAX_NODES {
         let place = dir.join(format!("n{number}/containerd"));

@@ -13,8 +13,8 @@ use crate::containerd::{Containerd, unmount_below};
 use crate::process::{Child, wait_for};
 
 impl Cluster {
-    /// Makes it and waits until its nodes are Ready; with [`Agent::None`], until the API server is. A
-    /// left-over of the same name is removed first.
+    /// Makes it and waits until its nodes are Ready; with [`Agent::None`] on one, until the API
+    /// server is. A left-over of the same name is removed first.
     ///
     /// # Errors
     /// Something does not start; the error holds the end of its log.
@@ -50,7 +50,7 @@ impl Cluster {
         for number in 1..=self.options.nodes {
             self.start_agent(number)?;
         }
-        if self.options.agent != Agent::None {
+        if self.options.agents().all(|agent| agent != Agent::None) {
             self.finish_nodes().map_err(|error| error.context(self.report()))?;
         }
         Ok(())
@@ -160,14 +160,16 @@ impl Cluster {
             Ok(states.len() == self.nodes.len()
                 && states.iter().all(|one| !one.pod_cidr.is_empty()))
         })?;
-        if self.options.agent == Agent::Kubelet {
+        let is_kubelet = |node: &&ClusterNode| node.options.agent == Agent::Kubelet;
+        let kubelets: Vec<&ClusterNode> = self.nodes.iter().filter(is_kubelet).collect();
+        if !kubelets.is_empty() {
             let number = |name: &str| name.trim_start_matches('n').parse().unwrap_or(0);
             let ranges: Vec<(usize, String)> = self
                 .node_states()?
                 .into_iter()
                 .map(|state| (number(&state.name), state.pod_cidr))
                 .collect();
-            self.nodes.iter().try_for_each(|node| node.connect_pods(&ranges))?;
+            kubelets.iter().try_for_each(|node| node.connect_pods(&ranges))?;
         }
         self.wait_ready(LIMIT_S)
     }

@@ -17,6 +17,7 @@ use crate::process::{Child, Output, Run};
 /// `n1`, `n2`, …; made, started and stopped by its [`Cluster`](super::Cluster).
 pub struct ClusterNode {
     pub(super) number: usize,
+    /// Its own: see [`ClusterOptions::of_node`].
     pub(super) options: ClusterOptions,
     pub(super) agent: Option<Child>,
     pub(super) proxy: Option<Child>,
@@ -43,7 +44,7 @@ impl ClusterNode {
         };
         let mut node = Self {
             number,
-            options: options.clone(),
+            options: options.of_node(number),
             agent: attach("agent"),
             proxy: attach("kube-proxy"),
             containerd: None,
@@ -220,6 +221,11 @@ impl ClusterNode {
 
     pub fn agent_pid(&self) -> Option<i32> {
         self.agent.as_ref().map(Child::pid)
+    }
+
+    /// `None`: it has no kube-proxy.
+    pub fn proxy_pid(&self) -> Option<i32> {
+        self.proxy.as_ref().map(Child::pid)
     }
 
     /// `None`: it runs. `Some(None)`: ended by a signal, or never started.

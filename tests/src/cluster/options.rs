@@ -1,5 +1,6 @@
 //! What a cluster is made of: the programs, and what is asked for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -131,6 +132,9 @@ pub struct ClusterOptions {
     /// 1 to [`MAX_NODES`]; they are called `n1`, `n2`, …
     pub nodes: usize,
     pub agent: Agent,
+    /// Nodes that somebody else runs, by number: to compare agents in one cluster.
+    pub other_agents: BTreeMap<usize, Agent>,
+    /// Beside kubelets only.
     pub proxy: Proxy,
     /// After how long without a Lease a node is Unknown and its pods are taken from Services. `None`:
     /// the controller manager's default. Long where a test stops the API server.
@@ -151,9 +155,27 @@ impl ClusterOptions {
             name: name.to_owned(),
             nodes: 2,
             agent: Agent::Longshore,
+            other_agents: BTreeMap::new(),
             proxy: Proxy::None,
             node_monitor_grace_period_s: None,
         }
+    }
+
+    /// Who runs the pods of a node.
+    pub fn agent_of(&self, number: usize) -> Agent {
+        self.other_agents.get(&number).copied().unwrap_or(self.agent)
+    }
+
+    /// Of all nodes, in order.
+    pub(super) fn agents(&self) -> impl Iterator<Item = Agent> {
+        (1..=self.nodes).map(|number| self.agent_of(number))
+    }
+
+    /// What concerns one node: its agent, and kube-proxy only where that is a kubelet.
+    pub(super) fn of_node(&self, number: usize) -> Self {
+        let agent = self.agent_of(number);
+        let proxy = if agent == Agent::Kubelet { self.proxy } else { Proxy::None };
+        Self { agent, proxy, other_agents: BTreeMap::new(), ..self.clone() }
     }
 
     /// What all names begin with.
@@ -176,11 +198,15 @@ impl ClusterOptions {
         if !(1..=MAX_NODES).contains(&self.nodes) {
             bail!("a cluster has 1 to {MAX_NODES} nodes, not {}", self.nodes);
         }
-        if self.agent != Agent::Kubelet && self.proxy != Proxy::None {
+        if let Some(number) = self.other_agents.keys().find(|number| **number > self.nodes) {
+            bail!("an agent for n{number}, and {} nodes", self.nodes);
+        }
+        let kubelets = self.agents().any(|agent| agent == Agent::Kubelet);
+        if !kubelets && self.proxy != Proxy::None {
             bail!("kube-proxy is for kubelets: Longshore does Services itself");
         }
         // A kubelet sees a /var/lib of its own.
-        if self.agent == Agent::Kubelet && self.lab.dir.starts_with("/var/lib") {
+        if kubelets && self.lab.dir.starts_with("/var/lib") {
             bail!(
                 "the lab must not be below /var/lib, which a kubelet sees replaced: set \
                  XDG_CACHE_HOME to another place"
@@ -202,6 +228,25 @@ mod tests {
         }
         let error = "ipvs".parse::<Proxy>().unwrap_err().to_string();
         assert_eq!(error, "ipvs is none of none, iptables, nftables");
+    }
+
+    #[test]
+    fn a_node_may_have_another_agent() {
+        let get = |_: &str| Some("/x".to_owned());
+        let lab = Lab::from_variables(&get).unwrap();
+        let mut options = ClusterOptions::new(&lab, &Parts::from_variables(&get).unwrap(), "mixed");
+        options.proxy = Proxy::Iptables;
+        assert!(options.check().is_err(), "a kube-proxy without a kubelet");
+        options.other_agents.insert(2, Agent::Kubelet);
+        options.check().unwrap();
+        let of = |number| {
+            let node = options.of_node(number);
+            (node.agent, node.proxy)
+        };
+        assert_eq!(of(1), (Agent::Longshore, Proxy::None));
+        assert_eq!(of(2), (Agent::Kubelet, Proxy::Iptables));
+        options.nodes = 1;
+        assert!(options.check().is_err(), "an agent without a node");
     }
 
     #[test]

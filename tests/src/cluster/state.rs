@@ -2,11 +2,12 @@
 //!
 //! Lines of `key=value`. It is written anew after each start of a process: a killed run is found too.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::options::{ClusterOptions, Parts};
+use super::options::{Agent, ClusterOptions, Parts};
 use crate::lab::Lab;
 use crate::pid::{Identity, boot_id};
 
@@ -27,6 +28,8 @@ impl State {
         add("name", options.name.clone());
         add("nodes", options.nodes.to_string());
         add("agent", options.agent.to_string());
+        let others = options.other_agents.iter().map(|(number, agent)| format!("{number} {agent}"));
+        add("other_agents", others.collect::<Vec<_>>().join(","));
         add("proxy", options.proxy.to_string());
         if let Some(seconds) = options.node_monitor_grace_period_s {
             add("node_monitor_grace_period_s", seconds.to_string());
@@ -81,6 +84,7 @@ impl State {
             name: need("name")?,
             nodes: need("nodes")?.parse()?,
             agent: need("agent")?.parse()?,
+            other_agents: other_agents(&self.get("other_agents").unwrap_or_default())?,
             proxy: need("proxy")?.parse()?,
             node_monitor_grace_period_s: match self.get("node_monitor_grace_period_s") {
                 Some(text) => Some(text.parse()?),
@@ -116,9 +120,26 @@ impl State {
     }
 }
 
+/// `2 kubelet,3 none`
+fn other_agents(text: &str) -> Result<BTreeMap<usize, Agent>> {
+    let parse = |word: &str| {
+        let (number, agent) = word.split_once(' ').context("no agent after the number")?;
+        Ok((number.parse()?, agent.parse()?))
+    };
+    text.split(',').filter(|word| !word.is_empty()).map(parse).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_agents_are_read_back() {
+        assert_eq!(other_agents("").unwrap(), BTreeMap::new());
+        let two = other_agents("2 kubelet,3 none").unwrap();
+        assert_eq!(two, BTreeMap::from([(2, Agent::Kubelet), (3, Agent::None)]));
+        assert!(other_agents("2").is_err());
+    }
 
     fn state(boot: &str) -> State {
         State { lines: vec![("boot".to_owned(), boot.to_owned())] }
