@@ -7,7 +7,7 @@ help:
 	@echo "make test      every lane that a change must pass (root)"
 	@echo "make build     target/release/longshore"
 	@echo "make lint      rustfmt and clippy, warnings are errors"
-	@echo "make bench     ratios against the CRI floor and a bare veth pair (root)"
+	@echo "make bench     ratios against the CRI floor, a bare veth pair and a kubelet (root)"
 	@echo "make test-all  test, fresh Debian 12 and 13, every supported containerd (root, long)"
 
 build demo test test-all bench lint: toolchain

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use longshore_tests::cgroup;
+use longshore_tests::cluster::Parts;
 use longshore_tests::cri::{BarePod, Cri};
 use longshore_tests::lab::{Lab, WORKLOAD_IMAGE};
 use longshore_tests::node::Node;
 use longshore_tests::process::wait_for;
 
-use crate::median;
+use crate::{median, ms};
 
 /// Milliseconds, by who started the pod.
 pub struct Starts {
@@ -31,9 +32,8 @@ impl std::fmt::Display for Starts {
 }
 
 /// A node without a daemon whose containerd calls the upstream bridge plugin.
-pub fn floor_node(lab: &Lab) -> Result<Node> {
-    let plugins = std::env::var("LONGSHORE_LAB_CNI_PLUGINS")
-        .context("LONGSHORE_LAB_CNI_PLUGINS is not set: start this with `cargo xtask bench`")?;
+pub fn floor_node(lab: &Lab, parts: &Parts) -> Result<Node> {
+    let plugins = parts.cni_plugins.display();
     let node = Node::new(lab, "floor")?;
     let place = node.containerd().place();
     for name in ["bridge", "host-local", "loopback"] {
@@ -64,14 +64,19 @@ pub fn starts(floor: &Node, node: &Node, count: usize) -> Result<Starts> {
     Ok(starts)
 }
 
-fn floor_start(node: &Node, cri: &mut Cri, round: usize) -> Result<f64> {
-    let pod = BarePod {
-        name: format!("bare{round}"),
+/// As little of a pod as CRI allows.
+pub fn bare_pod(node: &Node, name: String, args: [String; 2]) -> BarePod {
+    BarePod {
         image: WORKLOAD_IMAGE.to_owned(),
-        args: vec!["sleep".to_owned(), marker(round)],
-        cgroup_parent: format!("{}/kubepods/besteffort/podbare{round}", node.cgroup_root()),
+        args: args.to_vec(),
+        cgroup_parent: format!("{}/kubepods/besteffort/pod{name}", node.cgroup_root()),
         host_network: false,
-    };
+        name,
+    }
+}
+
+fn floor_start(node: &Node, cri: &mut Cri, round: usize) -> Result<f64> {
+    let pod = bare_pod(node, format!("bare{round}"), ["sleep".to_owned(), marker(round)]);
     let root = node.cgroup_root();
     let wanted = format!("sleep {}", marker(round));
     let start = Instant::now();
@@ -115,8 +120,4 @@ fn first_seen(root: &str, words: &str) -> Result<Instant> {
         std::thread::sleep(Duration::from_millis(1));
     }
     bail!("no process `{words}` below {root} in 30 s")
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

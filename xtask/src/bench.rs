@@ -1,20 +1,22 @@
-//! `make bench`: builds the release, makes a lab and runs `longshore-bench` in it.
+//! `make bench`: builds the release, makes labs and runs `longshore-bench` in them.
 
 use anyhow::Result;
 
-use crate::{build, images, setup, sh};
+use crate::{build, lab, sh};
 
-/// `quick`: of the demo's build, whose programs are the same and whose daemon is not optimised.
+/// `quick`: of the demo's build, whose programs are the same and whose daemon is not optimised, with
+/// fewer rounds and a shorter look at idle agents.
 pub fn run(quick: bool) -> Result<bool> {
-    let runtime = setup::for_nodes()?;
-    let plugins = setup::runtime::ensure_cni_plugins()?;
     let (longshore, profile) =
         if quick { (build::quick()?, "demo") } else { (build::release()?, "release") };
-    let lab = images::lab(&longshore, runtime, "lsb")?;
+    let (lab, parts) = lab::for_bench(&longshore)?;
     let mut command = sh::cargo(&format!(
         "run --quiet --profile {profile} --locked --package longshore-tests --features cri --bin longshore-bench"
     ))?;
-    command.envs(lab.to_env()).env("LONGSHORE_LAB_CNI_PLUGINS", plugins);
+    command.envs(lab.to_env()).envs(parts.to_env());
+    if quick {
+        command.args(["--", "--quick"]);
+    }
     sh::run(command)?;
     Ok(true)
 }

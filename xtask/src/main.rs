@@ -63,9 +63,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
-    /// Measure against the CRI floor and a bare veth pair; prints ratios.
+    /// Measure against the CRI floor, a bare veth pair and a kubelet with kube-proxy; prints ratios.
     Bench {
-        /// Use the demo's build: minutes less to build, and not what users run
+        /// Use the demo's build, fewer rounds and shorter windows: sooner, and not what users run
         #[arg(long)]
         quick: bool,
     },

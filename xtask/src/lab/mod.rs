@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use longshore_tests::cluster::{Agent, Cluster, ClusterOptions, Parts, Proxy, SHARED_CLUSTER};
 use longshore_tests::containerd::Runtime;
+use longshore_tests::lab::Lab;
 
 use crate::{build, paths, setup};
 
@@ -20,6 +21,8 @@ use crate::{build, paths, setup};
 const PREFIX: &str = "lsl";
 /// As [`PREFIX`], of the clusters of `cargo xtask test cluster`.
 const TEST_PREFIX: &str = "lsc";
+/// As [`PREFIX`], of `cargo xtask bench`.
+const BENCH_PREFIX: &str = "lsb";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -199,6 +202,7 @@ impl Up {
         options.name.clone_from(&self.which.name);
         options.nodes = self.nodes;
         options.node_monitor_grace_period_s = self.node_monitor_grace_period;
+        options.lab.images.extend(images::for_pods()?);
         if self.dns {
             options.lab.images.push(images::coredns()?);
         }
@@ -217,10 +221,23 @@ pub fn for_tests(longshore: &Path) -> Result<ClusterOptions> {
     setup::packages::ensure(&setup::packages::UNIT_TOOLS)?;
     let mut options = options(longshore, RuntimeKind::Pinned, Agent::Kubelet, Proxy::Iptables)?;
     options.lab.prefix = crate::images::prefix(TEST_PREFIX);
+    options.lab.images.extend(images::for_pods()?);
     options.lab.images.push(images::coredns()?);
     (options.agent, options.proxy) = (Agent::Longshore, Proxy::None);
     SHARED_CLUSTER.clone_into(&mut options.name);
     Ok(options)
+}
+
+/// For the bench: a runtime for all of its nodes, and what a cluster with a kubelet in it needs. Its
+/// pods are the workload's.
+///
+/// # Errors
+/// Something cannot be built.
+pub fn for_bench(longshore: &Path) -> Result<(Lab, Parts)> {
+    setup::need_root()?;
+    let options = options(longshore, RuntimeKind::Pinned, Agent::Kubelet, Proxy::Iptables)?;
+    let prefix = crate::images::prefix(BENCH_PREFIX);
+    Ok((Lab { prefix, ..options.lab }, options.parts))
 }
 
 /// Builds what such a cluster needs, and no more.
@@ -241,8 +258,7 @@ fn options(
         RuntimeKind::Pinned => pinned_runtime()?,
         RuntimeKind::Debian => setup::runtime::ensure()?,
     };
-    let mut lab = crate::images::lab(longshore, runtime, PREFIX)?;
-    lab.images.extend(images::for_pods()?);
+    let lab = crate::images::lab(longshore, runtime, PREFIX)?;
     Ok(ClusterOptions { agent, proxy, ..ClusterOptions::new(&lab, &parts, "lab") })
 }
 

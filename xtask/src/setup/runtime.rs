@@ -45,19 +45,6 @@ pub fn ensure() -> Result<Runtime> {
     unpacked(&dir)
 }
 
-/// The upstream CNI plugins of this machine's distribution: the bench's floor uses `bridge`.
-pub fn ensure_cni_plugins() -> Result<PathBuf> {
-    let (id, codename) = packages::release();
-    let dir = paths::cache()?.join(format!("cni-plugins-{id}-{codename}"));
-    let plugins = dir.join("usr/lib/cni");
-    if plugins.join("bridge").exists() {
-        return Ok(plugins);
-    }
-    println!("the upstream CNI plugins are missing: unpacking their package into the cache");
-    download(&["containernetworking-plugins"], &dir)?;
-    Ok(plugins)
-}
-
 /// Downloads packages of the machine's own release and unpacks them into `dir`.
 pub fn download(names: &[&str], dir: &Path) -> Result<()> {
     let debs = dir.join("debs");
