@@ -96,7 +96,7 @@ fn measure(cluster: &mut Cluster, floor: &Node, size: &Size) -> Result<()> {
     let ratio = starts.kubelet_over_longshore();
     line("create to Ready, kubelet / Longshore, p50", ratio, &AtLeast(3.0));
     line("create to Ready, Longshore / CRI floor, p50", starts.over_floor(), &AtMost(1.3));
-    println!("    {starts}");
+    println!("{starts}");
     let idle = idle::idle(cluster, &api, size.settle, size.window)?;
     line("idle CPU, kubelet + kube-proxy / Longshore", idle.cpu_ratio(), &AtLeast(10.0));
     line("idle RSS, kubelet + kube-proxy / Longshore", idle.rss_ratio(), &AtLeast(2.0));

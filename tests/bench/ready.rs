@@ -40,12 +40,15 @@ impl Starts {
 impl std::fmt::Display for Starts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { floor, longshore, kubelet } = self;
+        let (count, floor) = (floor.len(), median(floor.clone()));
+        writeln!(
+            f,
+            "    {count} pods each, nodeName set; before the POST until a watch shows Ready:"
+        )?;
+        writeln!(f, "    Longshore {longshore}, kubelet {kubelet};")?;
         write!(
             f,
-            "p50 of {} pods each, from before the POST until a watch shows Ready: Longshore {longshore}, \
-             kubelet {kubelet}; floor: the three CRI calls alone, {:.0} ms",
-            floor.len(),
-            median(floor.clone())
+            "    floor: the three CRI calls with the bridge plugin and no agent, {floor:.0} ms"
         )
     }
 }
