@@ -59,7 +59,7 @@ const PODS: &[(&str, &str)] = &[
     ),
     (
         "volumes",
-        "{containers: [{name: c, image: 'x:1', volumeMounts: [{name: a, mountPath: /a}, {name: h, mountPath: /h, readOnly: true}]}], volumes: [{name: a}, {name: b, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: h, hostPath: {path: /h}}, {name: t, hostPath: {path: /t, type: Directory}}, {name: c, configMap: {name: m, items: [{key: k, path: p}]}}, {name: s, secret: {secretName: s, optional: true, defaultMode: 256}}, {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}, {name: p, projected: {sources: [{configMap: {name: m}}, {secret: {name: s}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}, {serviceAccountToken: {path: t}}]}}]}",
+        "{containers: [{name: c, image: 'x:1', volumeMounts: [{name: a, mountPath: /a}, {name: h, mountPath: /h, readOnly: true}]}], volumes: [{name: a}, {name: b, emptyDir: {medium: Memory, sizeLimit: 1Mi}}, {name: h, hostPath: {path: /h}}, {name: t, hostPath: {path: /t, type: Directory}}, {name: c, configMap: {name: m, items: [{key: k, path: p}]}}, {name: s, secret: {secretName: s, optional: true, defaultMode: 256}}, {name: d, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}, {name: p, projected: {sources: [{configMap: {name: m}}, {secret: {name: s}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}]}",
     ),
     (
         "resources",

@@ -29,7 +29,7 @@ fn words(unit: &str, name: &str) -> Vec<String> {
 #[test]
 fn a208_systemd_accepts_the_unit() {
     let lab = longshore_tests::lab::Lab::from_env().unwrap();
-    let dir = lab.dir.join(format!("{}-unit", lab.prefix));
+    let dir = lab.dir.join(format!("{}-verify", lab.prefix));
     std::fs::create_dir_all(&dir).unwrap();
     // verify looks whether the program is there: it is where this test has it.
     let text = unit().replace(PROGRAM, &lab.longshore.display().to_string());

@@ -55,9 +55,9 @@ fn f26_i12_watches_that_answer_410_or_garbage_lose_nothing() {
         assert_eq!(steady(), tasks, "{mode:?}");
         let log = std::fs::read_to_string(cluster.node(1).agent_log()).unwrap();
         let news = &log[said..];
-        // A version that is too old is no fault: everything is listed again, and nothing is said.
+        // A version that is too old and an end of the connection are no faults: the watch goes on.
         assert!(
-            mode == Mode::Gone || news.to_lowercase().contains("watch"),
+            mode != Mode::Garbage || news.to_lowercase().contains("watch"),
             "{mode:?}: the log does not say it:\n{news}"
         );
         assert!(news.lines().count() < 400, "{mode:?}: {} lines", news.lines().count());

@@ -70,7 +70,7 @@ fn parse_labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
     if let Some(problem) =
         check_labels(&labels).into_iter().find(|one| one.severity == Severity::Error)
     {
-        bail!("--node-labels: {}", problem.message);
+        bail!("{} {}", problem.field, problem.message);
     }
     Ok(labels)
 }

@@ -174,6 +174,10 @@ fn facts(root: &Path, data_dir: &Path, imagefs: Option<&Path>) -> MachineFacts {
     let trimmed = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     facts.kernel_version = from.parsed("proc/sys/kernel/osrelease", trimmed).unwrap_or_default();
     facts.boot_id = from.parsed("proc/sys/kernel/random/boot_id", trimmed).unwrap_or_default();
+    // The initial namespace is the one that maps every ID to itself.
+    facts.in_user_namespace = from
+        .first(&["proc/self/uid_map"])
+        .map(|map| map.split_whitespace().ne(["0", "0", "4294967295"]));
     facts.machine_id =
         from.first(&["etc/machine-id", "var/lib/dbus/machine-id"]).unwrap_or_default();
     let uuids =
@@ -312,6 +316,7 @@ mod tests {
                 ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "3\n"),
                 ("proc/sys/kernel/pid_max", "32768\n"),
                 ("proc/sys/kernel/threads-max", "1000\n"),
+                ("proc/self/uid_map", "         0          0 4294967295\n"),
                 ("proc/loadavg", "0.1 0.2 0.3 2/345 678\n"),
                 ("proc/sys/kernel/osrelease", "6.18.0\n"),
                 ("proc/sys/kernel/random/boot_id", "b\n"),
@@ -327,6 +332,7 @@ mod tests {
         assert_eq!(found.huge_pages, BTreeMap::from([(2 << 20, 3)]));
         assert_eq!((found.pids_max, found.pids), (Some(1000), Some(345)));
         assert_eq!((found.kernel_version.as_str(), found.boot_id.as_str()), ("6.18.0", "b"));
+        assert_eq!(found.in_user_namespace, Some(false));
         // Without firmware that has a UUID, the machine ID stands for it.
         assert_eq!((found.machine_id.as_str(), found.system_uuid.as_str()), ("m", "m"));
         assert_eq!(found.os_image, "Some Linux 1");

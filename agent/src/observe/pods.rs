@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longshore_core::model::{
-    ContainerState, ObjectKey, ObservedContainer, ObservedSandbox, PodUid, SandboxState, Time,
+    ContainerState, ObjectKey, ObservedContainer, ObservedSandbox, ObservedUser, PodUid,
+    SandboxState, Time,
 };
 use longshore_proto::cri;
 use tokio::sync::{Notify, watch};
@@ -451,6 +452,11 @@ fn observed_container(
         image_ref: status.image_ref.clone(),
         hash: listed.annotations.get(HASH_ANNOTATION).cloned().unwrap_or_default(),
         grace_s: listed.annotations.get(GRACE_ANNOTATION).and_then(|text| text.parse().ok()),
+        user: status.user.as_ref().and_then(|user| user.linux.as_ref()).map(|user| ObservedUser {
+            uid: user.uid,
+            gid: user.gid,
+            supplemental_groups: user.supplemental_groups.clone(),
+        }),
         termination_message: if exited {
             termination::message(roots, status)
         } else {

@@ -27,6 +27,8 @@ pub struct MachineFacts {
     pub boot_id: String,
     pub kernel_version: String,
     pub os_image: String,
+    /// The daemon is root only of a user namespace; `None`: not known.
+    pub in_user_namespace: Option<bool>,
     /// What could not be read, in words; empty on a healthy machine.
     pub problems: Vec<String>,
 }

@@ -20,7 +20,7 @@ pub use names::{ObjectKey, PodUid};
 pub use node::NodeView;
 pub use observed::{
     ContainerState, ImageState, LocalPod, ObservedContainer, ObservedPod, ObservedSandbox,
-    ProbeKind, ProbeVerdict, SandboxState,
+    ObservedUser, ProbeKind, ProbeVerdict, SandboxState,
 };
 pub use problem::{Kind, Problem, Severity};
 pub use quantity::Quantity;

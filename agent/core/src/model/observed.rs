@@ -89,6 +89,16 @@ pub struct ObservedContainer {
     /// Annotation `io.kubernetes.pod.terminationGracePeriod`: the grace of a pod that no source
     /// names any more (A204).
     pub grace_s: Option<i64>,
+    /// Who its first process is; `None`: the runtime does not say (containerd 1).
+    pub user: Option<ObservedUser>,
+}
+
+/// User and groups of a container's first process.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ObservedUser {
+    pub uid: i64,
+    pub gid: i64,
+    pub supplemental_groups: Vec<i64>,
 }
 
 /// An image in the runtime, or what became of the last attempt to pull it.

@@ -73,7 +73,7 @@ fn node_info(inputs: &NodeInputs<'_>, previous: &NodeStatus) -> NodeSystemInfo {
         machine_id: machine.machine_id.clone(),
         operating_system: "linux".into(),
         os_image: machine.os_image.clone(),
-        running_in_user_namespace: None,
+        running_in_user_namespace: machine.in_user_namespace,
         swap: (machine.swap_bytes > 0)
             .then_some(NodeSwapStatus { capacity: Some(machine.swap_bytes) }),
         system_uuid: machine.system_uuid.clone(),

@@ -30,18 +30,22 @@ pub fn build(
     let ready = ready(view, &conditions, &containers_ready);
     let sandbox = match view.sandbox() {
         Some(_) => yes("PodReadyToStartContainers"),
-        None => Verdict {
-            kind: "PodReadyToStartContainers",
-            status: false,
-            reason: None,
-            message: None,
-        },
+        None => no(
+            "PodReadyToStartContainers",
+            "PodSandboxNotReady",
+            Some("pod sandbox is not ready".into()),
+        ),
     };
     for verdict in
         [sandbox, initialized(view, phase, init), ready, containers_ready, yes("PodScheduled")]
     {
         set(view, &mut conditions, verdict);
     }
+    // In the kubelet's order, and behind it what others wrote.
+    let place = |condition: &PodCondition| {
+        OWNED.iter().position(|kind| *kind == condition.type_).unwrap_or(OWNED.len())
+    };
+    conditions.sort_by_key(place);
     conditions
 }
 

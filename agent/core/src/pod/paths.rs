@@ -135,6 +135,7 @@ mod tests {
         assert_eq!(log_links_dir("/var/log/pods"), "/var/log/containers");
         assert_eq!(log_links_dir("/state/logs/"), "/state/containers");
         let container = |id: &str, attempt, state| ObservedContainer {
+            user: None,
             id: id.into(),
             name: "app".into(),
             sandbox_id: "s".into(),

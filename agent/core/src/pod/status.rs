@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, PodIP,
+    PodStatus, VolumeMount, VolumeMountStatus,
 };
 
 use super::view::{End, Restart, View};
@@ -172,6 +173,7 @@ fn container_status(
     let last_state = last_state.or_else(|| previous.and_then(|status| status.last_state.clone()));
     let attempt = newest.map_or(0, |instance| i32::try_from(instance.attempt).unwrap_or(i32::MAX));
     let started = newest.is_some_and(|instance| view.started(container, instance));
+    let detail = detail(view, container, newest, previous);
     ContainerStatus {
         name: container.name.clone(),
         container_id: match newest {
@@ -192,7 +194,77 @@ fn container_status(
         restart_count: attempt.max(previous.map_or(0, |status| status.restart_count)),
         state: Some(state),
         last_state,
+        ..detail
+    }
+}
+
+/// What a container gets: its mounts, and when it runs its resources and its user. Of one that has
+/// ended, what was said while it ran, if anybody saw it run.
+fn detail(
+    view: &View<'_>,
+    container: &Container,
+    newest: Option<&ObservedContainer>,
+    previous: Option<&ContainerStatus>,
+) -> ContainerStatus {
+    let Some(instance) = newest.filter(|i| matches!(i.state, ContainerState::Running { .. }))
+    else {
+        let own = |status: &&ContainerStatus| {
+            let told = status.container_id.as_deref().map(super::view::bare_id);
+            newest.is_none_or(|instance| told == Some(instance.id.as_str()))
+        };
+        let told = previous.filter(own);
+        return ContainerStatus {
+            allocated_resources: told.and_then(|told| told.allocated_resources.clone()),
+            resources: told.and_then(|told| told.resources.clone()),
+            user: told.and_then(|told| told.user.clone()),
+            volume_mounts: mounts(view, container),
+            ..ContainerStatus::default()
+        };
+    };
+    let mut resources = container.resources.clone().unwrap_or_default();
+    resources.claims = None;
+    let linux = instance.user.as_ref().map(|user| LinuxContainerUser {
+        uid: user.uid,
+        gid: user.gid,
+        supplemental_groups: Some(user.supplemental_groups.clone()),
+    });
+    ContainerStatus {
+        allocated_resources: resources.requests.clone().filter(|requests| !requests.is_empty()),
+        resources: Some(resources),
+        user: linux.map(|linux| ContainerUser { linux: Some(linux) }),
+        volume_mounts: mounts(view, container),
         ..ContainerStatus::default()
+    }
+}
+
+/// Mounts of volumes as they are in the container; what is below a read-only one is not.
+fn mounts(view: &View<'_>, container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let volumes = view.spec.volumes.as_deref().unwrap_or_default();
+    let of_volumes = |mount: &&VolumeMount| volumes.iter().any(|volume| volume.name == mount.name);
+    let mounts: Vec<_> = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .filter(of_volumes)
+        .map(|mount| {
+            let read_only = mount.read_only.filter(|only| *only);
+            VolumeMountStatus {
+                name: mount.name.clone(),
+                mount_path: mount.mount_path.clone(),
+                read_only,
+                recursive_read_only: read_only.map(|_| recursive(mount).into()),
+                ..VolumeMountStatus::default()
+            }
+        })
+        .collect();
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+/// It is asked of the runtime only for a pod that wants nothing less.
+fn recursive(mount: &VolumeMount) -> &'static str {
+    match mount.recursive_read_only.as_deref() {
+        Some("Enabled") => "Enabled",
+        _ => "Disabled",
     }
 }
 

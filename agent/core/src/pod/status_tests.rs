@@ -21,6 +21,7 @@ fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
 
 fn instance(name: &str, attempt: u32, state: ContainerState) -> ObservedContainer {
     ObservedContainer {
+        user: None,
         id: format!("{name}{attempt}"),
         name: name.into(),
         sandbox_id: "s0".into(),
@@ -98,7 +99,7 @@ fn a65_a66_conditions_and_their_reasons() {
     assert_eq!(
         text(&case),
         [
-            "PodReadyToStartContainers=False ",
+            "PodReadyToStartContainers=False PodSandboxNotReady",
             "Initialized=False ContainersNotInitialized",
             "Ready=False ContainersNotReady",
             "ContainersReady=False ContainersNotReady",

@@ -114,8 +114,14 @@ fn prune(value: Value) -> Option<Value> {
             (!items.is_empty()).then_some(Value::Array(items))
         }
         Value::Object(fields) => {
-            let fields: Map<_, _> =
-                fields.into_iter().filter_map(|(key, value)| Some((key, prune(value)?))).collect();
+            let kept = |(key, value): (String, Value)| match key.as_str() {
+                // Of a container that asks for nothing the kubelet says so.
+                "resources" if value.is_object() => {
+                    Some((key, prune(value).unwrap_or_else(|| json!({}))))
+                }
+                _ => Some((key, prune(value)?)),
+            };
+            let fields: Map<_, _> = fields.into_iter().filter_map(kept).collect();
             (!fields.is_empty()).then_some(Value::Object(fields))
         }
         other => Some(other),

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     ClientIPConfig, Container, EmptyDirVolumeSource, EnvVar, Lifecycle, Pod, PodSecurityContext,
-    PodSpec, Probe, Secret, Service, SessionAffinityConfig, Volume,
+    PodSpec, Probe, ResourceFieldSelector, Secret, Service, SessionAffinityConfig, Volume,
 };
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// Fills `slot` when it is empty.
@@ -102,6 +103,14 @@ fn default_env(env: &mut EnvVar) {
     if let Some(field) = env.value_from.as_mut().and_then(|from| from.field_ref.as_mut()) {
         set_text(&mut field.api_version, "v1");
     }
+    if let Some(resource) = env.value_from.as_mut().and_then(|f| f.resource_field_ref.as_mut()) {
+        default_divisor(resource);
+    }
+}
+
+/// Zero: the unit of the resource.
+fn default_divisor(resource: &mut ResourceFieldSelector) {
+    resource.divisor.get_or_insert_with(|| Quantity("0".into()));
 }
 
 /// `Always` for `:latest` and for no tag at all, else `IfNotPresent` (A50). A digest is a tag enough.
@@ -177,6 +186,9 @@ fn default_volume(volume: &mut Volume) {
     for file in files {
         if let Some(field) = &mut file.field_ref {
             set_text(&mut field.api_version, "v1");
+        }
+        if let Some(resource) = &mut file.resource_field_ref {
+            default_divisor(resource);
         }
     }
 }
@@ -310,7 +322,8 @@ mod tests {
         check::<Pod>(
             json!({"spec": {"hostNetwork": true, "volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "x"}}],
                 "containers": [{"name": "a", "image": "x:1", "ports": [{"containerPort": 80}],
-                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+                "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                    {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}],
                 "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "500m"}},
                 "readinessProbe": {"httpGet": {"port": 80}}}]}}),
             default_pod,
@@ -321,6 +334,7 @@ mod tests {
                 "/spec/containers/0/imagePullPolicy": "IfNotPresent",
                 "/spec/containers/0/ports/0/protocol": "TCP", "/spec/containers/0/ports/0/hostPort": 80,
                 "/spec/containers/0/env/0/valueFrom/fieldRef/apiVersion": "v1",
+                "/spec/containers/0/env/1/valueFrom/resourceFieldRef/divisor": "0",
                 "/spec/containers/0/resources/requests": {"cpu": "500m", "memory": "64Mi"},
                 "/spec/containers/0/terminationMessagePath": "/dev/termination-log",
                 "/spec/containers/0/terminationMessagePolicy": "File",

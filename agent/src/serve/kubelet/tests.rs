@@ -146,6 +146,7 @@ impl KubeletViews for FakeViews {
     fn pod(&self, _: PodUid) -> BoxFuture<'_, Result<SeenPod, RuntimeError>> {
         let at = Time::from_unix_ms(0);
         let container = ObservedContainer {
+            user: None,
             id: "c-1".to_owned(),
             name: "app".to_owned(),
             sandbox_id: "s-1".to_owned(),

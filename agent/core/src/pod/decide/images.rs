@@ -53,6 +53,7 @@ pub(super) fn ensure<'a>(steps: &mut Steps<'a>, container: &Container) -> Option
                 text.clone(),
                 Some(name),
             );
+            failed_container(steps, name, "ErrImageNeverPull", "");
             steps.wait(name, "ErrImageNeverPull", text);
             None
         }
@@ -137,6 +138,7 @@ fn failed(steps: &mut Steps<'_>, name: &str, image: &str, failure: (Time, &'stat
     let mark = at.to_string();
     let text = format!("Failed to pull image {image:?}: {message}");
     steps.say_mark(&format!("image/{name}"), &mark, true, "Failed", text.clone(), Some(name));
+    failed_container(steps, name, reason, &mark);
     if steps.now() >= entry.ready_at() {
         steps.wait(
             name,
@@ -156,7 +158,14 @@ fn failed(steps: &mut Steps<'_>, name: &str, image: &str, failure: (Time, &'stat
     }
     let text = format!("Back-off pulling image {image:?}");
     steps.say_mark(&format!("backoff/{name}"), &mark, false, "BackOff", text.clone(), Some(name));
+    failed_container(steps, name, "ImagePullBackOff", &mark);
     steps.wait(name, "ImagePullBackOff", format!("{text}: {message}"));
+}
+
+/// As the kubelet says it beside what it says of the image.
+fn failed_container(steps: &mut Steps<'_>, name: &str, reason: &str, mark: &str) {
+    let subject = format!("failed/{reason}/{name}");
+    steps.say_mark(&subject, mark, true, "Failed", format!("Error: {reason}"), Some(name));
 }
 
 /// Starts the pulls of the containers that come first while the sandbox is being made. One that is

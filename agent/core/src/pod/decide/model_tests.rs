@@ -294,6 +294,7 @@ impl Sim {
                 }
                 self.ids += 1;
                 self.containers.push(ObservedContainer {
+                    user: None,
                     id: format!("c{}", self.ids),
                     name: metadata.name,
                     sandbox_id: sandbox_id.clone(),

@@ -34,6 +34,7 @@ fn instance(case: &Case, name: &str, state: ContainerState) -> ObservedContainer
     let container = spec.init_containers.iter().flatten().chain(&spec.containers);
     let hash = container.filter(|c| c.name == name).map(hash::of).next().unwrap();
     ObservedContainer {
+        user: None,
         id: format!("{name}-id"),
         name: name.into(),
         sandbox_id: "s0".into(),
@@ -304,7 +305,7 @@ fn a50_pull_policies() {
     };
     let created = ["(Pulled)", "volumes", "create app 0", "(Created)"];
     check_image("Never", Some(image()), &created, "ContainerCreating");
-    check_image("Never", None, &["(ErrImageNeverPull)"], "ErrImageNeverPull");
+    check_image("Never", None, &["(ErrImageNeverPull)", "(Failed)"], "ErrImageNeverPull");
     check_image("IfNotPresent", Some(image()), &created, "ContainerCreating");
     check_image("IfNotPresent", None, &["(Pulling)", "pull app"], "ContainerCreating");
     check_image("Always", Some(image()), &["(Pulling)", "pull app"], "ContainerCreating");
