@@ -4,6 +4,7 @@
 
 pub mod events;
 pub mod node;
+mod pace;
 pub mod pods;
 pub mod reviews;
 pub mod tokens;
@@ -103,10 +104,11 @@ impl Api {
         config.write_timeout = Some(ANSWER);
         // From the request on: a pooled connection may have been idle before.
         config.reset_reader_on_write = true;
-        let client = |silent| {
+        let client = |silent| -> Result<Client, ConfigError> {
             let mut config = config.clone();
             config.read_timeout = Some(silent);
-            Client::try_from(config)
+            kube::client::ClientBuilder::try_from(config)
+                .map(|builder| builder.with_layer(&pace::Pace::default()).build())
                 .map_err(|error| ConfigError::Unusable { path: name.clone(), error })
         };
         Ok(Self { client: client(SILENT)?, patient: client(SILENT_LONG)? })
