@@ -13,7 +13,7 @@ use longshore_tests::process::Run;
 use crate::lanes::{self, Choice, Count, Line};
 use crate::{paths, record, setup, sh};
 
-const PARTS: [&str; 6] = ["test", "deny", "cluster", "containerd", "debian-12", "debian-13"];
+const PARTS: [&str; 5] = ["test", "deny", "containerd", "debian-12", "debian-13"];
 /// Debian's name and number of the releases that a newcomer may have.
 const RELEASES: [(&str, &str); 2] = [("debian-12", "bookworm"), ("debian-13", "trixie")];
 
@@ -32,12 +32,6 @@ pub fn run(names: &[String]) -> Result<bool> {
     }
     if wanted("deny") {
         lines.push(lanes::timed("deny", || lanes::step(deny())));
-    }
-    if wanted("cluster") {
-        let cluster = ["cluster".to_owned()];
-        lines.push(lanes::timed("cluster", || {
-            lanes::step(passed(lanes::run(&cluster, Choice::default())?))
-        }));
     }
     if wanted("containerd") {
         for (release, version) in setup::runtime::MATRIX {
@@ -217,7 +211,13 @@ fn forwarded() -> Vec<String> {
         "RUSTUP_UPDATE_ROOT",
         "SSL_CERT_FILE",
         "CARGO_HTTP_CAINFO",
+        "PIP_CERT",
+        "PIP_INDEX_URL",
     ];
+    let go = ["GOPROXY", "GOSUMDB"].into_iter().filter_map(|name| {
+        let value = Run::new("go").args(["env", name]).check().ok()?;
+        Some(format!("{name}={}", value.trim()))
+    });
     let registries =
         std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CARGO_REGISTR"));
     names
@@ -225,6 +225,7 @@ fn forwarded() -> Vec<String> {
         .into_iter()
         .chain(registries)
         .filter_map(|name| Some(format!("{name}={}", std::env::var(&name).ok()?)))
+        .chain(go)
         .collect()
 }
 
