@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
 use longshore_core::config::{AuthorizationMode, KubeletConfig, TlsVersion};
-use longshore_core::model::Severity;
+use longshore_core::model::{PodUid, Severity};
 use longshore_core::node::{Identity, architecture, check_labels};
+use longshore_core::pod::paths::is_path_name;
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -21,10 +22,11 @@ use super::{Options, Source, readiness, views};
 use crate::clock;
 use crate::dataplane::Dataplane;
 use crate::effects::api::{Api, events};
+use crate::effects::volumes;
 use crate::observe::Machine;
 use crate::serve::kubelet::Sample;
 use crate::serve::{Admin, kubelet};
-use crate::supervise::Policy;
+use crate::supervise::{Policy, Scope};
 use crate::tls::{self, Serving};
 use crate::workers::dataplane::View;
 use crate::workers::node::{NodeWorker, Watched};
@@ -100,7 +102,13 @@ async fn run(prepared: Prepared, given: Given) -> Result<()> {
         },
     );
     let handle = source.handle();
-    let (sink, statuses) = pod_status::new(body.store.clone(), handle.clone(), api.clone(), &name);
+    let (sink, statuses) = pod_status::new(
+        body.store.clone(),
+        handle.clone(),
+        api.clone(),
+        &name,
+        Box::new(forgetter(&body.scope, Path::new(&body.node.pods_dir))),
+    );
     // Bound before anything is promised to the API server: a taken port is the first error.
     let reviews = Arc::new(ApiReviews(api.clone()));
     let port = Arc::new(port(&body));
@@ -118,6 +126,23 @@ async fn run(prepared: Prepared, given: Given) -> Result<()> {
         tracing::warn!(%error, "The service manager cannot be told that the daemon is ready");
     }
     body.wait().await
+}
+
+/// Removes the directory of a pod whose end the API server has heard of.
+fn forgetter(scope: &Scope, pods_dir: &Path) -> impl Fn(&PodUid) + Send + 'static {
+    let (scope, pods_dir) = (scope.clone(), pods_dir.to_owned());
+    move |uid| {
+        if !is_path_name(uid.as_str()) {
+            return;
+        }
+        let (disk, pods_dir, uid) = (scope.clone(), pods_dir.clone(), uid.clone());
+        scope.detach(format!("forget {uid}"), Policy::Finite, async move {
+            let (pod, forgotten) = (uid.clone(), move || volumes::forget(&pods_dir, uid.as_str()));
+            if let Ok(Err(error)) = disk.blocking(forgotten).await {
+                tracing::warn!(uid = %pod, %error, "A pod's directory stays for now");
+            }
+        });
+    }
 }
 
 /// Everything that writes to the API server under the node's own identity.

@@ -199,7 +199,7 @@ pub fn credentials_of(
     }
 }
 
-/// The pod is gone: forget what is stored, then tell the source.
+/// The pod is gone: forget what is stored, unless its end is told only later, then tell the source.
 async fn finish(
     shared: &Arc<Shared>,
     jobs: &Jobs,
@@ -207,7 +207,7 @@ async fn finish(
     uid: &PodUid,
 ) -> Result<(), String> {
     // A UID that cannot be a path never had a directory.
-    if paths::is_path_name(uid.as_str()) {
+    if paths::is_path_name(uid.as_str()) && !shared.sink.keeps(key, uid) {
         let (pods_dir, uid) = (shared.pods_dir(), uid.clone());
         let forget = move |place: &Place| {
             place.at(&pods_dir.join(uid.as_str()).to_string_lossy());

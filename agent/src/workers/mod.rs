@@ -110,6 +110,12 @@ impl Programmed {
 /// Who is told that a pod has ended and nothing of it is left: the source of pods (A62).
 pub trait PodSink: Send + Sync {
     fn finished(&self, key: &ObjectKey, uid: &PodUid);
+
+    /// Whether the pod's stored status must outlive it: its end is not told yet. Who says so forgets
+    /// it afterwards.
+    fn keeps(&self, _key: &ObjectKey, _uid: &PodUid) -> bool {
+        false
+    }
 }
 
 /// Lines for a pod's /etc/hosts beside its own: what standalone has instead of cluster DNS.

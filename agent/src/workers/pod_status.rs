@@ -51,6 +51,11 @@ impl PodSink for Finished {
         }
         self.source.finish(key, uid);
     }
+
+    /// A daemon that starts before the API server has heard of the end finds how it ended there.
+    fn keeps(&self, key: &ObjectKey, uid: &PodUid) -> bool {
+        self.source.own_pod(key, uid).is_some()
+    }
 }
 
 /// A pod of which nothing is left but the API server's object.
@@ -90,6 +95,8 @@ pub struct PodStatuses {
     store: Store,
     api: Api,
     node_name: String,
+    /// Removes what is stored of a pod whose end was told.
+    forget: Box<dyn Fn(&PodUid) + Send>,
     finished: mpsc::UnboundedReceiver<Final>,
     finals: BTreeMap<PodUid, Final>,
     sent: BTreeMap<PodUid, Sent>,
@@ -104,13 +111,20 @@ pub struct PodStatuses {
 }
 
 /// The sink for the pods' workers, and what sends. `api`: the node's own identity.
-pub fn new(store: Store, source: Handle, api: Api, node_name: &str) -> (Finished, PodStatuses) {
+pub fn new(
+    store: Store,
+    source: Handle,
+    api: Api,
+    node_name: &str,
+    forget: Box<dyn Fn(&PodUid) + Send>,
+) -> (Finished, PodStatuses) {
     let (tell, finished) = mpsc::unbounded_channel();
     let sink = Finished { store: store.clone(), source, tell };
     let statuses = PodStatuses {
         store,
         api,
         node_name: node_name.to_owned(),
+        forget,
         finished,
         finals: BTreeMap::new(),
         sent: BTreeMap::new(),
@@ -256,6 +270,7 @@ impl PodStatuses {
             Outcome::Deleted => {
                 self.finals.remove(&uid);
                 self.forget(&uid);
+                (self.forget)(&uid);
             }
             Outcome::Failed(error) => self.failed(uid, &error),
         }

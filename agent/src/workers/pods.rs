@@ -348,6 +348,9 @@ impl Pods {
             let stored = status_file::load(&pods_dir.join(uid.as_str()));
             // Only its log directory is found by name.
             let key = stored.map_or_else(|| ObjectKey::new("unknown", "unknown"), |s| s.key);
+            if self.shared.sink.keeps(&key, &uid) {
+                continue;
+            }
             tracing::info!(%key, %uid, "left behind by a pod that is gone: removing it");
             self.start(key, uid, References::default());
         }

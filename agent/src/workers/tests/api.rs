@@ -1,5 +1,6 @@
 //! Statuses, tokens, mirrors and events against an API server in memory.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodStatus;
@@ -24,6 +25,8 @@ struct Rig {
     handle: Handle,
     sink: pod_status::Finished,
     recorder: Recorder,
+    /// Pods of which nothing more is stored.
+    forgotten: Arc<Mutex<Vec<PodUid>>>,
     manifests: TempDir,
     _state: TempDir,
     _supervisor: Supervisor,
@@ -68,7 +71,13 @@ async fn start(name: &str) -> Rig {
     let source = Source::new(store.clone(), api.clients(), "n1", settings);
     let handle = source.handle();
     let own = Api::new(api.client());
-    let (sink, statuses) = pod_status::new(store.clone(), handle.clone(), own.clone(), "n1");
+    let forgotten: Arc<Mutex<Vec<PodUid>>> = Arc::default();
+    let (sink, statuses) = {
+        let forgotten = forgotten.clone();
+        let forget = move |uid: &PodUid| forgotten.lock().unwrap().push(uid.clone());
+        let (handle, own) = (handle.clone(), own.clone());
+        pod_status::new(store.clone(), handle, own, "n1", Box::new(forget))
+    };
     scope.detach("source", Policy::Finite, source.run());
     scope.detach("statuses", Policy::Finite, statuses.run());
     let run = tokens::run(
@@ -89,6 +98,7 @@ async fn start(name: &str) -> Rig {
         handle,
         sink,
         recorder,
+        forgotten,
         manifests,
         _state: state,
         _supervisor: supervisor,
@@ -161,8 +171,12 @@ async fn a62_the_last_status_then_the_delete_of_this_uid() {
     rig.store.set_local(&uid(), None);
     assert!(!rig.world().pods.contains_key(&key()), "no worker starts again for it");
     tokio::time::sleep(Duration::from_millis(100)).await;
+    // Another daemon may have to tell it: how the pod ended stays on the disk (F04).
+    assert!(rig.sink.keeps(&key(), &uid()) && rig.forgotten.lock().unwrap().is_empty());
     rig.api.refuse("/pods/a", 0);
     rig.until("deleted", |rig| rig.api.get(PODS, "ns/a").is_none()).await;
+    rig.until("forgotten", |rig| *rig.forgotten.lock().unwrap() == [uid()]).await;
+    rig.until("gone", |rig| !rig.sink.keeps(&key(), &uid())).await;
     let calls: Vec<_> = rig.api.writes().into_iter().map(|(call, _)| call).collect();
     let delete = "DELETE /api/v1/namespaces/ns/pods/a";
     let at = calls.iter().position(|call| call == delete).unwrap();

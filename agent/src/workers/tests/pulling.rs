@@ -75,7 +75,8 @@ async fn a53_a_pod_without_the_secret_gets_nothing_from_the_pull_of_one_that_has
     });
     let failed = |node: &Node| -> Vec<String> {
         let all = node.shared.recorder.all();
-        all.iter().filter(|e| e.reason == "Failed").map(|e| e.uid.clone()).collect()
+        let pulls = all.iter().filter(|e| e.message.starts_with("Failed to pull"));
+        pulls.map(|e| e.uid.clone()).collect()
     };
     node.until("ready", |node| lifecycle::is_ready(&node.shared, "with")).await;
     node.until("refused", |node| !failed(node).is_empty()).await;
