@@ -46,6 +46,25 @@ pub struct NodeConfig {
     pub server: ServerConfig,
 }
 
+impl NodeConfig {
+    /// What `systemReserved` and `kubeReserved` keep of a resource together (A7).
+    pub fn reserved(&self, resource: &str) -> Quantity {
+        let lists = [&self.system_reserved, &self.kube_reserved];
+        let amounts = lists.into_iter().filter_map(|list| list.get(resource));
+        Quantity::from_milli(amounts.map(|amount| amount.milli).sum())
+    }
+
+    /// What the hard threshold of a resource keeps free of the whole, in units (A7).
+    pub fn kept_free(&self, resource: &str, whole: Quantity) -> i64 {
+        let signal = match resource {
+            "memory" => Signal::MemoryAvailable,
+            "ephemeral-storage" => Signal::NodefsAvailable,
+            _ => return 0,
+        };
+        self.eviction_hard.get(&signal).map_or(0, |limit| limit.of(whole.units()))
+    }
+}
+
 /// Where and for whom the node's HTTP API answers (A178–A180).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {

@@ -4,6 +4,8 @@
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 
+use crate::model::MachineFacts;
+
 /// An event about this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeEvent {
@@ -44,6 +46,16 @@ pub fn enforced(limited: &Result<(), String>) -> NodeEvent {
             message: format!("Failed to update Node Allocatable Limits: {why}"),
         },
     }
+}
+
+/// The runtime's images are on a file system without a size: nothing can be said of its pressure.
+pub fn disk(machine: &MachineFacts) -> Option<NodeEvent> {
+    let imagefs = machine.imagefs.filter(|imagefs| imagefs.capacity_bytes == 0)?;
+    Some(NodeEvent {
+        warning: true,
+        reason: "InvalidDiskCapacity",
+        message: format!("invalid capacity {} on image filesystem", imagefs.capacity_bytes),
+    })
 }
 
 /// What the step from the Node that the API server has to `new` says. `scheduled_before`: whether

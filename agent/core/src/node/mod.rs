@@ -25,7 +25,7 @@ use crate::config::KubeletConfig;
 use crate::model::{MachineFacts, RuntimeFacts, Time};
 
 pub use conditions::{Health, STATUS_MAX_AGE_MS, ready_problems};
-pub use events::{NodeEvent, enforced, started, status_events};
+pub use events::{NodeEvent, disk, enforced, started, status_events};
 pub use labels::{check_labels, label_repair};
 pub use lease::lease;
 pub use pressure::{Pressures, Signals};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
-use crate::config::{NodeConfig, Signal, Threshold};
+use crate::config::NodeConfig;
 use crate::model::{MachineFacts, Quantity};
 
 pub(super) type Resources = BTreeMap<String, ApiQuantity>;
@@ -54,11 +54,8 @@ pub fn allocatable(capacity: &Resources, config: &NodeConfig) -> Resources {
             allocatable.insert(name.clone(), quantity.clone());
             continue;
         };
-        let mut left = whole.milli;
-        for reserved in [&config.system_reserved, &config.kube_reserved] {
-            left -= reserved.get(name).map_or(0, |quantity| quantity.milli);
-        }
-        left -= i128::from(threshold(name, whole, config)) * 1000;
+        let mut left = whole.milli - config.reserved(name).milli;
+        left -= i128::from(config.kept_free(name, whole)) * 1000;
         if name == "memory" {
             left -= capacity
                 .iter()
@@ -76,16 +73,6 @@ pub fn allocatable(capacity: &Resources, config: &NodeConfig) -> Resources {
         allocatable.insert(name.clone(), text);
     }
     allocatable
-}
-
-fn threshold(name: &str, whole: Quantity, config: &NodeConfig) -> i64 {
-    let signal = match name {
-        "memory" => Signal::MemoryAvailable,
-        "ephemeral-storage" => Signal::NodefsAvailable,
-        _ => return 0,
-    };
-    let limit: Option<&Threshold> = config.eviction_hard.get(&signal);
-    limit.map_or(0, |limit| limit.of(whole.units()))
 }
 
 /// Names with a domain that is not Kubernetes' own.

@@ -506,6 +506,10 @@ fn a19_events_tell_starts_reboots_and_changes() {
     assert!(failed.warning && failed.message.ends_with(": busy"), "{failed:?}");
     assert_eq!(failed.reason, "FailedNodeAllocatableEnforcement");
     let mut lab = Lab::new();
+    assert_eq!(disk(&lab.machine), None);
+    let mut empty = lab.machine.clone();
+    empty.imagefs = Some(Filesystem::default());
+    assert_eq!(disk(&empty).map(|event| event.reason), Some("InvalidDiskCapacity"));
     lab.health.dataplane = Err("loading".into());
     let mut node = Node::default();
     node.metadata.name = Some("n1".into());

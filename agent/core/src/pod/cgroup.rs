@@ -70,13 +70,8 @@ pub fn plan(node: &NodeView, config: &KubeletConfig, uid: &PodUid, spec: &PodSpe
 /// # Errors
 /// More is reserved than there is: no pod could run.
 pub fn of_all_pods(node: &NodeView, config: &NodeConfig) -> Result<CgroupPlan, String> {
-    let reserved = |name: &str| {
-        let lists = [&config.system_reserved, &config.kube_reserved];
-        let amounts = lists.into_iter().filter_map(|list| list.get(name));
-        Quantity::from_milli(amounts.map(|amount| amount.milli).sum())
-    };
     let left = |name: &str, whole: Quantity| {
-        let reserved = reserved(name);
+        let reserved = config.reserved(name);
         if reserved.milli > 0 && reserved.milli >= whole.milli {
             return Err(format!(
                 "systemReserved and kubeReserved keep {reserved} of {name}, and this node has \

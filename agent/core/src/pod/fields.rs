@@ -98,13 +98,17 @@ pub fn resource(
     Ok(value.to_string())
 }
 
-/// A limit that is not set is what the node has.
+/// A limit that is not set is the node's allocatable.
 fn allocatable(input: &Input<'_>, resource: &str) -> Option<Quantity> {
-    match resource {
-        "cpu" => Some(Quantity::from_milli(i128::from(input.node.cpu_milli))),
-        "memory" => Some(Quantity::from_units(input.node.memory_bytes)),
-        _ => None,
-    }
+    let whole = match resource {
+        "cpu" => Quantity::from_milli(i128::from(input.node.cpu_milli)),
+        "memory" => Quantity::from_units(input.node.memory_bytes),
+        _ => return None,
+    };
+    let config = &input.config.node;
+    let kept = i128::from(config.kept_free(resource, whole)) * 1000;
+    let left = whole.milli - config.reserved(resource).milli - kept;
+    Some(Quantity::from_milli(left.max(0)))
 }
 
 #[cfg(test)]
@@ -154,7 +158,8 @@ mod tests {
         check("a", "limits.cpu", "1m", "250");
         check("a", "limits.memory", "1Mi", "64");
         check("b", "limits.cpu", "1", "4");
-        check("b", "limits.memory", "0", "8589934592");
+        // Without what evictionHard keeps: 100 Mi by default.
+        check("b", "limits.memory", "0", "8485076992");
         check("b", "requests.cpu", "1", "0");
     }
 }

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use longshore_core::config::KubeletConfig;
 use longshore_core::model::{Kind, MachineFacts, ObjectKey, RuntimeFacts, Time};
 use longshore_core::node::{
-    Health, Identity, NodeEvent, NodeInputs, Pressures, holds_back, initial, is_ready,
+    Health, Identity, NodeEvent, NodeInputs, Pressures, disk, holds_back, initial, is_ready,
     label_repair, next_report, patch_due, register_difference, retry_ms, started, status,
     status_events, status_patch,
 };
@@ -87,6 +87,7 @@ struct Memory {
     /// The server's cache may be behind what was just written.
     fresh: bool,
     problems: Vec<String>,
+    disk: Option<NodeEvent>,
 }
 
 /// What a pass that succeeded says about the next.
@@ -151,6 +152,7 @@ impl NodeWorker {
             report_at: now,
             fresh: true,
             problems: Vec::new(),
+            disk: None,
         };
         let mut watched = self.watched.clone();
         let mut failures = 0u32;
@@ -199,6 +201,11 @@ impl NodeWorker {
                 tracing::warn!(problem, "A fact of this machine cannot be read");
             }
             memory.problems.clone_from(&machine.problems);
+        }
+        let disk = disk(&machine);
+        if disk != memory.disk {
+            self.record(disk.iter().cloned().collect(), clock::now());
+            memory.disk = disk;
         }
         let found = match self.api.node(&self.identity.name, !memory.fresh).await {
             Ok(node) => Some(node),
