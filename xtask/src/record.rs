@@ -9,14 +9,21 @@ use crate::paths;
 const BEGIN: &str = "<!-- test-all: begin -->";
 const END: &str = "<!-- test-all: end -->";
 
+/// The commit that is checked out: asked for before the parts run, which take long.
+///
+/// # Errors
+/// Not a clone.
+pub fn commit() -> Result<String> {
+    let text = Run::new("git").words("rev-parse --short HEAD").dir(&paths::root()).check()?;
+    Ok(text.trim().to_owned())
+}
+
 /// Writes date, commit and result of each part that ran; other parts keep their line.
-pub fn write(lines: &[Line]) -> Result<()> {
+pub fn write(lines: &[Line], commit: &str) -> Result<()> {
     let path = paths::root().join("CONTRIBUTING.md");
     let text = std::fs::read_to_string(&path).context("CONTRIBUTING.md is missing")?;
     let date = Run::new("date").args(["-u", "+%Y-%m-%d"]).check()?;
-    let commit = Run::new("git").words("rev-parse --short HEAD").dir(&paths::root()).check()?;
-    let rows: Vec<Row> =
-        lines.iter().map(|line| Row::new(line, date.trim(), commit.trim())).collect();
+    let rows: Vec<Row> = lines.iter().map(|line| Row::new(line, date.trim(), commit)).collect();
     let new = replace(&text, &rows).context("CONTRIBUTING.md has no test-all section")?;
     Ok(std::fs::write(path, new)?)
 }

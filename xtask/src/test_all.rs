@@ -23,6 +23,7 @@ pub fn run(names: &[String]) -> Result<bool> {
         bail!("there is no part {unknown}; parts are {}", PARTS.join(", "));
     }
     setup::need_root()?;
+    let commit = record::commit()?;
     let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
     let mut lines: Vec<Line> = Vec::new();
     if wanted("test") {
@@ -48,7 +49,7 @@ pub fn run(names: &[String]) -> Result<bool> {
         }
     }
     lanes::print_table(&lines);
-    record::write(&lines)?;
+    record::write(&lines, &commit)?;
     Ok(lanes::close(&lines))
 }
 
