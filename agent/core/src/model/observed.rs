@@ -93,6 +93,20 @@ pub struct ObservedContainer {
     pub user: Option<ObservedUser>,
 }
 
+impl ObservedContainer {
+    /// Its start was cut off before it had a process, because the daemon that asked for it died:
+    /// containerd then gives it an end, and nothing of it ever ran (F01, I4).
+    pub fn never_ran(&self) -> bool {
+        let ContainerState::Exited { started_at, reason, message, .. } = &self.state else {
+            return false;
+        };
+        started_at.unix_ms() <= 0
+            && reason == "StartError"
+            && message.contains("failed to create")
+            && message.contains("context canceled")
+    }
+}
+
 /// User and groups of a container's first process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ObservedUser {

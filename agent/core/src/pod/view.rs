@@ -56,9 +56,20 @@ impl<'a> View<'a> {
     /// Instances of a container, newest first.
     pub fn instances(&self, name: &str) -> Vec<&'a ObservedContainer> {
         let all = self.input.observed.containers.iter();
-        let mut own: Vec<_> = all.filter(|container| container.name == name).collect();
+        let mut own: Vec<_> = all.filter(|c| c.name == name && !self.is_cut_off(c)).collect();
         own.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
         own
+    }
+
+    /// One that stands in the way of the next, and is nothing but that.
+    pub fn cut_off(&self, name: &str) -> Option<&'a ObservedContainer> {
+        self.input.observed.containers.iter().find(|c| c.name == name && self.is_cut_off(c))
+    }
+
+    /// A start that this daemon itself saw fail is a failure like any other, and backs off.
+    fn is_cut_off(&self, container: &ObservedContainer) -> bool {
+        let failures = &self.input.memory.failures;
+        container.never_ran() && !failures.contains_key(&format!("start/{}", container.id))
     }
 
     pub fn newest(&self, name: &str) -> Option<&'a ObservedContainer> {

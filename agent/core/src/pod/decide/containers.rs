@@ -127,6 +127,11 @@ fn restart(
 fn create(steps: &mut Steps<'_>, container: &Container, sandbox: &ObservedSandbox) {
     let view = steps.view;
     let name = container.name.as_str();
+    if let Some(cut_off) = view.cut_off(name) {
+        steps.why(format!("container {name}: its start was cut off, it is made again"));
+        steps.push(Action::RemoveContainer { id: cut_off.id.clone(), name: name.into() });
+        return;
+    }
     if steps.lacks_inputs(container) {
         return;
     }

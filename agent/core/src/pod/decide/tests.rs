@@ -757,6 +757,35 @@ fn i5_attempts_go_on_from_the_status_when_the_records_are_gone() {
 }
 
 #[test]
+fn f01_i4_a_start_that_was_cut_off_is_made_again_as_if_it_had_not_been() {
+    let spec = "{restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}";
+    let mut case = prepared(spec);
+    let cut_off = |message: &str| ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: Time(5_000),
+        exit_code: 128,
+        reason: "StartError".into(),
+        message: message.into(),
+    };
+    let canceled = "failed to create containerd task: failed to create shim task: context canceled";
+    case.observed.containers.push(instance(&case, "app", cut_off(canceled)));
+    let decision = check(&case, &["remove app"]);
+    assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
+    assert_eq!(waiting(&decision, "app").0, "ContainerCreating");
+    let mut gone = case.clone();
+    gone.observed.containers.clear();
+    check(&gone, &["volumes", "create app 0", "(Created)"]);
+    // What this daemon saw fail, and a program that is not there, are failures.
+    let mut seen = case.clone();
+    let start = Action::StartContainer { id: "app-id".into(), name: "app".into() };
+    seen.memory.failed(&start, canceled, case.now);
+    assert_eq!(decide(&seen.input()).status.phase.as_deref(), Some("Failed"));
+    let missing = "failed to create containerd task: exec: \"x\": not found";
+    case.observed.containers[0].state = cut_off(missing);
+    assert_eq!(decide(&case.input()).status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
 fn i2_an_unknown_container_is_ended_before_there_is_another() {
     let mut case = prepared(APP);
     case.observed.containers.push(instance(&case, "app", ContainerState::Unknown));
