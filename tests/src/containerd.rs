@@ -184,10 +184,16 @@ impl Containerd {
         let listed = self.ctr().run().args(["containers", "ls", "-q"]).check()?;
         let (listed, log) = (listed.lines().collect::<Vec<_>>(), self.log());
         let lines = self.shims().into_iter().map(|(_, line)| line);
+        let unlisted = lines.filter(|line| shim_id(line).is_some_and(|id| !listed.contains(&id)));
+        // One shim for each call that was cancelled, and no more.
+        let mut nameless = cancelled_without_a_name(&log);
         let is_forgotten = |line: &String| {
-            shim_id(line).is_some_and(|id| !listed.contains(&id) && was_cancelled(&log, id))
+            let named = shim_id(line).is_some_and(|id| was_cancelled(&log, id));
+            let excused = named || nameless > 0;
+            nameless -= usize::from(excused && !named);
+            excused
         };
-        Ok(lines.filter(is_forgotten).collect())
+        Ok(unlisted.filter(is_forgotten).collect())
     }
 
     /// containerd goes away and comes back; its containers go on.
@@ -234,11 +240,25 @@ fn shim_id(line: &str) -> Option<&str> {
 
 /// The log says that the sandbox's start ended with its caller.
 fn was_cancelled(log: &str, id: &str) -> bool {
-    log.lines().any(|line| {
-        line.contains("RunPodSandbox for ")
-            && line.contains(&format!("failed to start sandbox \\\"{id}\\\""))
-            && (line.contains("context canceled") || line.contains("signal: killed"))
-    })
+    // containerd 2, and 1.6.
+    let named = ["sandbox", "sandbox container task"]
+        .map(|what| format!("failed to start {what} \\\"{id}\\\""));
+    log.lines().any(|line| ended_with_its_caller(line) && named.iter().any(|n| line.contains(n)))
+}
+
+/// As [`was_cancelled`], in the words of containerd 1.6, which do not say whose: how many.
+fn cancelled_without_a_name(log: &str) -> usize {
+    let nameless = |line: &&str| {
+        ended_with_its_caller(line)
+            && line.contains("desc = failed to create containerd task")
+            && !line.contains("failed to start sandbox")
+    };
+    log.lines().filter(nameless).count()
+}
+
+fn ended_with_its_caller(line: &str) -> bool {
+    line.contains("RunPodSandbox for ")
+        && (line.contains("context canceled") || line.contains("signal: killed"))
 }
 
 /// Unmounts everything below `dir`, innermost first.
@@ -352,6 +372,10 @@ mod tests {
         assert!(was_cancelled(&log("abc", "context canceled"), "abc"));
         assert!(!was_cancelled(&log("abc", "no such file"), "abc"));
         assert!(!was_cancelled(&log("def", "context canceled"), "abc"));
+        let old = r#"msg="RunPodSandbox for &PodSandboxMetadata{Name:churn,} failed, error" error="rpc error: code = Unknown desc = failed to create containerd task: failed to create shim task: context canceled: unknown""#;
+        assert_eq!(cancelled_without_a_name(&format!("{old}\n{old}\n")), 2);
+        assert_eq!(cancelled_without_a_name(&log("abc", "context canceled")), 0);
+        assert_eq!(cancelled_without_a_name(&old.replace("context canceled", "no space")), 0);
         assert!(!was_cancelled(r#"msg="StopPodSandbox for \"abc\" context canceled""#, "abc"));
     }
 }
