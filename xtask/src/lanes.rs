@@ -36,6 +36,8 @@ const LANES: [Lane; 8] = [
     Lane {
         name: "tidy",
         run: |_| {
+            // The tests' library is built beside the daemon's.
+            setup::linker::ensure()?;
             cargo_test(
                 "test --quiet --locked --package xtask --package longshore-tests --lib --bins",
                 None,
