@@ -30,8 +30,8 @@ pub fn requests(
     for volume in volumes {
         let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
         for source in sources.filter_map(|source| source.service_account_token.as_ref()) {
-            let plain = std::iter::once(volume.name.as_str()).chain(source.path.split('/'));
-            let file = plain.into_iter().all(paths::is_path_name).then(|| {
+            let is_path = paths::is_path_name(&volume.name) && paths::is_item_path(&source.path);
+            let file = is_path.then(|| {
                 format!("{}/{}", paths::volume("", "projected", &volume.name), source.path)
             });
             all.entry(request(pod, key, uid, source)).or_insert(file);
