@@ -175,8 +175,9 @@ impl Containerd {
     }
 
     /// Shims that containerd itself has forgotten: their RunPodSandbox was cancelled by the death of
-    /// its caller while the shim made the sandbox's task (seen with 2.1.9). It lists neither sandbox
-    /// nor container, so no call reaches such a process. All others are somebody's leak.
+    /// its caller while the shim made the sandbox's task (seen with 2.1.9), or so was a StartContainer
+    /// in their sandbox (2.4.2: the shim still counts that container and stays for it). It lists
+    /// neither sandbox nor container, so no call reaches such a process. All others are somebody's leak.
     ///
     /// # Errors
     /// containerd does not answer.
@@ -188,7 +189,8 @@ impl Containerd {
         // One shim for each call that was cancelled, and no more.
         let mut nameless = cancelled_without_a_name(&log);
         let is_forgotten = |line: &String| {
-            let named = shim_id(line).is_some_and(|id| was_cancelled(&log, id));
+            let named = shim_id(line)
+                .is_some_and(|id| was_cancelled(&log, id) || keeps_a_cancelled_start(&log, id));
             let excused = named || nameless > 0;
             nameless -= usize::from(excused && !named);
             excused
@@ -244,6 +246,20 @@ fn was_cancelled(log: &str, id: &str) -> bool {
     let named = ["sandbox", "sandbox container task"]
         .map(|what| format!("failed to start {what} \\\"{id}\\\""));
     log.lines().any(|line| ended_with_its_caller(line) && named.iter().any(|n| line.contains(n)))
+}
+
+/// The log says that a container was made in this sandbox whose start ended with its caller while
+/// the shim made the task.
+fn keeps_a_cancelled_start(log: &str, id: &str) -> bool {
+    let within = format!("CreateContainer within sandbox \\\"{id}\\\"");
+    let made = log.lines().filter(|line| line.contains(&within));
+    let containers = made.filter_map(|line| line.split("returns container id \\\"").nth(1));
+    containers.filter_map(|rest| rest.split('\\').next()).any(|container| {
+        let failed = format!("StartContainer for \\\"{container}\\\" failed");
+        log.lines().any(|line| {
+            line.contains(&failed) && line.contains("failed to create shim task: context canceled")
+        })
+    })
 }
 
 /// As [`was_cancelled`], in the words of containerd 1.6, which do not say whose: how many.
@@ -376,6 +392,15 @@ mod tests {
         assert_eq!(cancelled_without_a_name(&format!("{old}\n{old}\n")), 2);
         assert_eq!(cancelled_without_a_name(&log("abc", "context canceled")), 0);
         assert_eq!(cancelled_without_a_name(&old.replace("context canceled", "no space")), 0);
+        let made = r#"msg="CreateContainer within sandbox \"abc\" for name:\"main\" returns container id \"c1\"""#;
+        let failed = r#"msg="StartContainer for \"c1\" failed" error="rpc error: code = Unknown desc = failed to create containerd task: failed to create shim task: context canceled""#;
+        assert!(keeps_a_cancelled_start(&format!("{made}\n{failed}"), "abc"));
+        assert!(!keeps_a_cancelled_start(&format!("{made}\n{failed}"), "c1"));
+        assert!(!keeps_a_cancelled_start(made, "abc"));
+        let other = failed.replace("c1", "c2");
+        assert!(!keeps_a_cancelled_start(&format!("{made}\n{other}"), "abc"));
+        let refused = failed.replace("context canceled", "no such file");
+        assert!(!keeps_a_cancelled_start(&format!("{made}\n{refused}"), "abc"));
         assert!(!was_cancelled(r#"msg="StopPodSandbox for \"abc\" context canceled""#, "abc"));
     }
 }
