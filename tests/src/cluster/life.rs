@@ -171,7 +171,21 @@ impl Cluster {
                 .collect();
             kubelets.iter().try_for_each(|node| node.connect_pods(&ranges))?;
         }
-        self.wait_ready(LIMIT_S)
+        self.wait_ready(LIMIT_S)?;
+        self.check_agents()
+    }
+
+    /// A comparison of two agents that are one and the same would pass for a result.
+    fn check_agents(&self) -> Result<()> {
+        for state in self.node_states()? {
+            let node = self.nodes.iter().find(|node| node.name() == state.name);
+            let wanted = node.map(|node| node.options.agent == Agent::Longshore);
+            let version = &state.kubelet_version;
+            if wanted.is_some_and(|wanted| wanted != version.contains("longshore")) {
+                bail!("{} is run by another agent than was asked for: {version}", state.name);
+            }
+        }
+        Ok(())
     }
 
     /// Ends everything, innermost first: agents, pods, runtimes, the control plane.

@@ -52,6 +52,8 @@ pub struct NodeState {
     /// Empty before the controller manager has given it one.
     pub pod_cidr: String,
     pub ready: bool,
+    /// `v1.37.1`, `v1.37.1+longshore.0.1.0`
+    pub kubelet_version: String,
 }
 
 impl Cluster {
@@ -124,7 +126,8 @@ impl Cluster {
     /// What the API server says about nodes, by name.
     pub fn node_states(&self) -> Result<Vec<NodeState>> {
         let path = "jsonpath={range .items[*]}{.metadata.name}|{.spec.podCIDR}|\
-            {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}";
+            {.status.conditions[?(@.type==\"Ready\")].status}|\
+            {.status.nodeInfo.kubeletVersion}{\"\\n\"}{end}";
         let text = self.kubectl(["get", "nodes", "-o", path]).check()?;
         let state = |line: &str| {
             let mut words = line.split('|');
@@ -132,6 +135,7 @@ impl Cluster {
                 name: words.next()?.to_owned(),
                 pod_cidr: words.next()?.to_owned(),
                 ready: words.next()? == "True",
+                kubelet_version: words.next()?.to_owned(),
             })
         };
         Ok(text.lines().filter_map(state).collect())

@@ -24,7 +24,7 @@ impl ClusterNode {
         let netns = Netns::new(&format!("{}-{name}", options.full_name()))?;
         let mut node = Self {
             number,
-            options: options.clone(),
+            options: options.of_node(number),
             agent: None,
             proxy: None,
             containerd: None,
@@ -37,7 +37,7 @@ impl ClusterNode {
         }
         node.connect(&control.netns)?;
         node.write_files(control)?;
-        if options.agent == Agent::Kubelet {
+        if node.options.agent == Agent::Kubelet {
             cgroup::make(&node.cgroup_root())?;
             node.separate_mounts()?;
             if let Some(holder) = &node.mounts {
