@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: watches (the world has them) and decisions on when to call.
 
+mod connect;
 pub mod events;
 pub mod node;
 mod pace;
@@ -107,8 +108,7 @@ impl Api {
         let client = |silent| -> Result<Client, ConfigError> {
             let mut config = config.clone();
             config.read_timeout = Some(silent);
-            kube::client::ClientBuilder::try_from(config)
-                .map(|builder| builder.with_layer(&pace::Pace::default()).build())
+            connect::client(config)
                 .map_err(|error| ConfigError::Unusable { path: name.clone(), error })
         };
         Ok(Self { client: client(SILENT)?, patient: client(SILENT_LONG)? })
