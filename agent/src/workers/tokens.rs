@@ -22,8 +22,8 @@ use crate::world::Store;
 
 /// Calls at once.
 const CALLS_MAX: usize = 8;
-/// The authorizer may learn of a new pod a little later than this node.
-const FIRST_MS: u64 = 50;
+/// The authorizer learns of a new pod a few milliseconds later than this node.
+const FIRST_MS: u64 = 5;
 const LONGEST_MS: u64 = 10_000;
 /// Renewals of one moment are spread over so long (A106).
 const JITTER_MS: u64 = 10_000;

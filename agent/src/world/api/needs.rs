@@ -20,9 +20,9 @@ use super::watch::{Seen, follow};
 use crate::supervise::{Policy, Scope, Task};
 use crate::world::store::Store;
 
-/// The authorizer may learn of a new pod a little later than this node: a start must not wait long
-/// for that.
-const FIRST_MS: u64 = 50;
+/// The authorizer learns of a new pod a few milliseconds later than this node: a start must not wait
+/// long for that.
+const FIRST_MS: u64 = 5;
 
 type Need = (Kind, ObjectKey);
 
