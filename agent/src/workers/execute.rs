@@ -42,8 +42,8 @@ fn places(action: &Action) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// Executes `action` to its end. StopContainer waits here for the container's end: the worker runs
-/// it beside itself.
+/// Executes `action` to its end, and gives the ID of the container that it made. StopContainer waits
+/// here for the container's end: the worker runs it beside itself.
 ///
 /// # Errors
 /// Text for the status and the event.
@@ -53,7 +53,7 @@ pub async fn run(
     key: &ObjectKey,
     uid: &PodUid,
     action: &Action,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let places = places(action);
     if let Some((before, _)) = places {
         failpoint::hit(before);
@@ -71,9 +71,9 @@ async fn effect(
     key: &ObjectKey,
     uid: &PodUid,
     action: &Action,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let cri = &shared.cri;
-    match action {
+    let done = match action {
         Action::EnsureCgroup(plan) => {
             let (cgroups, plan) = (shared.cgroups.clone(), plan.clone());
             jobs.run(move |place| {
@@ -132,9 +132,12 @@ async fn effect(
                 shared.images.forget(&image.image);
                 shared.images.forget(&image.user_specified_image);
             }
-            text(made)
+            return made.map(Some).map_err(|error| error.to_string());
         }
-        Action::StartContainer { id, .. } => text(cri.start_container(id).await),
+        Action::StartContainer { id: Some(id), .. } => text(cri.start_container(id).await),
+        Action::StartContainer { id: None, name } => {
+            Err(format!("container {name} was not created"))
+        }
         Action::StopContainer { id, grace_s, .. } => text(cri.stop_container(id, *grace_s).await),
         Action::RemoveContainer { id, .. } => text(cri.remove_container(id).await),
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
@@ -144,7 +147,8 @@ async fn effect(
             shared.event(key, uid, container.as_deref(), *warning, reason, message.clone());
             Ok(())
         }
-    }
+    };
+    done.map(|()| None)
 }
 
 fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {

@@ -148,7 +148,6 @@ impl Worker {
         let Some(observed) = self.observe(pod.as_deref()).await else {
             return Round::Sleep(crate::clock::now().plus_ms(UNOBSERVED.as_millis() as i64));
         };
-        self.link_logs(&observed).await;
         let decision = self.decide(&world, pod.as_deref(), &observed);
         self.shared.explanations.set(&self.uid, Some(decision.why.clone()));
         if let Some(pod) = &pod {
@@ -156,6 +155,7 @@ impl Worker {
             // An orphan has no status; it may be wanted again under the same UID (A30).
             self.previous = Some(decision.status.clone());
         }
+        self.link_logs(&observed).await;
         self.memory = decision.memory.clone();
         self.verdicts.retain(|(name, _), verdict| {
             observed.containers.iter().any(|c| c.name == *name && c.id == verdict.container_id)
@@ -340,7 +340,10 @@ impl Worker {
 
     async fn execute(&mut self, decision: Decision) -> Round {
         let mut done = false;
-        for action in &decision.actions {
+        // By name: IDs of the containers that this decision made.
+        let mut created = BTreeMap::new();
+        for action in decision.actions {
+            let action = &action.with_created(&created);
             if let Action::StopContainer { id, grace_s, .. } = action {
                 done |= self.stop_beside(id, *grace_s, action);
                 continue;
@@ -352,7 +355,11 @@ impl Worker {
             };
             let now = crate::clock::now();
             match result {
-                Ok(()) => {
+                Ok(made) => {
+                    if let Action::CreateContainer { config, .. } = action {
+                        let name = config.metadata.as_ref().map(|metadata| metadata.name.clone());
+                        created.extend(name.zip(made));
+                    }
                     self.memory.done(action, now);
                     self.note(action, true);
                     if *action == Action::Finish {
@@ -385,7 +392,10 @@ impl Worker {
     /// Executes one action. `None`: RunPodSandbox has no answer although the pod is to go for a
     /// while now (F12); it is cancelled by that, and what it has made is observed. Not at once: a
     /// containerd whose caller goes away while it starts the shim forgets that process.
-    async fn execute_unless_hangs(&self, action: &Action) -> Option<Result<(), String>> {
+    async fn execute_unless_hangs(
+        &self,
+        action: &Action,
+    ) -> Option<Result<Option<String>, String>> {
         let run = execute::run(&self.shared, &self.jobs, &self.key, &self.uid, action);
         if !matches!(action, Action::RunSandbox { .. }) {
             return Some(run.await);
@@ -426,7 +436,7 @@ impl Worker {
         let published = self.shared.store.snapshot().revision;
         let task = self.shared.scope.spawn(format!("stop {id}"), Policy::Finite, async move {
             shared.programmed.taken_in(published).await;
-            let result = execute::run(&shared, &jobs, &key, &uid, &action).await;
+            let result = execute::run(&shared, &jobs, &key, &uid, &action).await.map(drop);
             // The worker may have ended meanwhile; then nobody needs to know.
             drop(outbox.send(Message::Stopped { action, result }));
         });

@@ -30,8 +30,9 @@ pub enum Action {
         config: Box<cri::ContainerConfig>,
         sandbox_config: Box<cri::PodSandboxConfig>,
     },
+    /// `id`: `None` is the one that this decision's CreateContainer of that name makes.
     StartContainer {
-        id: String,
+        id: Option<String>,
         name: String,
     },
     /// SIGTERM (or the image's signal), `grace_s` seconds, SIGKILL (A58). Returns at once; the end is observed.
@@ -71,6 +72,20 @@ pub enum Action {
         /// It is remembered as told, so that it is not told again for the same.
         once: Option<Once>,
     },
+}
+
+impl Action {
+    /// With the ID of the container that is to be started, from those that this decision's
+    /// CreateContainer made, by name.
+    #[must_use]
+    pub fn with_created(mut self, created: &BTreeMap<String, String>) -> Self {
+        if let Self::StartContainer { id, name } = &mut self
+            && id.is_none()
+        {
+            *id = created.get(name).cloned();
+        }
+        self
+    }
 }
 
 /// What an event is told once for: again only when `mark` changes.

@@ -73,7 +73,9 @@ pub(super) fn step_of(action: &Action) -> String {
         Action::PullImage { image, .. } => format!("pull/{image}"),
         Action::RunSandbox { .. } => "sandbox".into(),
         Action::CreateContainer { config, .. } => format!("create/{}", name_of(config)),
-        Action::StartContainer { id, .. } => format!("start/{id}"),
+        Action::StartContainer { id, name } => {
+            format!("start/{}", id.as_ref().unwrap_or(name))
+        }
         Action::StopContainer { id, .. } => format!("stop/{id}"),
         Action::RemoveContainer { id, .. } => format!("remove/{id}"),
         Action::StopSandbox { id } => format!("stop/{id}"),

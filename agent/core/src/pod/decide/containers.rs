@@ -163,7 +163,7 @@ fn create(steps: &mut Steps<'_>, container: &Container, sandbox: &ObservedSandbo
 fn start(steps: &mut Steps<'_>, container: &Container, created: &ObservedContainer) {
     let name = &container.name;
     let asked = steps.actions.len();
-    let action = Action::StartContainer { id: created.id.clone(), name: name.clone() };
+    let action = Action::StartContainer { id: Some(created.id.clone()), name: name.clone() };
     let failure = steps.push(action);
     if steps.actions.len() > asked {
         steps.event(false, "Started", format!("Started container {name}"), Some(name));

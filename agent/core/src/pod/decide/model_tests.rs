@@ -179,6 +179,8 @@ impl Sim {
         self.case.memory = decision.memory;
         let idle = decision.actions.is_empty();
         for action in decision.actions {
+            let newest = self.containers.iter().map(|c| (c.name.clone(), c.id.clone()));
+            let action = action.with_created(&newest.collect());
             let number = self.log.len();
             let fault = match action {
                 Action::Event { .. } => None,
@@ -310,7 +312,7 @@ impl Sim {
             }
             Action::StartContainer { id, name } => {
                 self.word(&format!("start {name}"));
-                self.start(id)?;
+                self.start(id.as_ref().expect("created before it is started"))?;
             }
             Action::StopContainer { id, name, grace_s, .. } => {
                 self.word(&format!("stop {name}"));
@@ -636,22 +638,29 @@ fn i4_a_never_pod_does_not_survive_its_sandbox() {
 
 #[test]
 fn i4_a_never_pod_whose_sandbox_goes_between_two_containers_fails_instead_of_rerunning() {
-    let mut sim = Sim::new(JOB, job);
-    while !sim.log.iter().any(|word| word == "create app") {
-        sim.turn();
-    }
+    let mut sim = killed_before("start app");
     sim.lose_sandbox();
     sim.run(60);
     assert_eq!((sim.phase(), sim.starts.len(), sim.starts["init"]), ("Failed", 1, 1));
     assert_eq!(sim.status.reason.as_deref(), Some("SandboxLost"));
     // Before anything ran the same loss only costs a sandbox (no pod is stuck Pending).
-    let mut sim = Sim::new(JOB, job);
-    while !sim.log.iter().any(|word| word == "create init") {
-        sim.turn();
-    }
+    let mut sim = killed_before("start init");
     sim.lose_sandbox();
     sim.run(60);
     assert_eq!(sim.phase(), "Succeeded");
+}
+
+/// A job's pod whose daemon was just killed, with this as the next thing to do.
+fn killed_before(step: &str) -> Sim {
+    let mut whole = Sim::new(JOB, job);
+    whole.run(60);
+    let number = whole.log.iter().position(|word| word == step).unwrap();
+    let mut sim = Sim::new(JOB, job);
+    sim.faults.insert(number, Fault::KillBefore);
+    while !sim.log.iter().any(|word| word == "killed") {
+        sim.turn();
+    }
+    sim
 }
 
 #[test]

@@ -271,7 +271,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Containers are created together, after the files that they mount are there.
+    /// Containers are created after the files that they mount are there.
     pub fn create(
         &mut self,
         sandbox_id: &str,
@@ -324,6 +324,9 @@ impl<'a> Steps<'a> {
             self.actions.push(action);
             let name = name.unwrap_or_default();
             self.event(false, "Created", format!("Created container: {name}"), Some(&name));
+            // After a crash in between the next decision sees it created, and starts it.
+            self.actions.push(Action::StartContainer { id: None, name: name.clone() });
+            self.event(false, "Started", format!("Started container {name}"), Some(&name));
         }
     }
 

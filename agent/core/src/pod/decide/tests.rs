@@ -164,7 +164,7 @@ fn c16_no_container_is_created_before_the_policy_is_in_force() {
     case.observed.network_programmed = false;
     check(&case, &[]);
     case.observed.network_programmed = true;
-    check(&case, &["volumes", "create app 0", "(Created)"]);
+    check(&case, &["volumes", "create app 0", "(Created)", "start app", "(Started)"]);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a39_a_sandbox_without_its_interface_is_made_anew() {
     // An old sandbox's interface goes with it.
     let mut case = prepared(APP);
     case.observed.lost_interfaces.insert("other".into());
-    check(&case, &["volumes", "create app 0", "(Created)"]);
+    check(&case, &["volumes", "create app 0", "(Created)", "start app", "(Started)"]);
 }
 
 /// A start that a daemon asked for before it died may be under way: then the runtime refuses.
@@ -303,7 +303,7 @@ fn a50_pull_policies() {
         let decision = check(&case, expect);
         assert_eq!(waiting(&decision, "app").0, reason, "{policy}");
     };
-    let created = ["(Pulled)", "volumes", "create app 0", "(Created)"];
+    let created = ["(Pulled)", "volumes", "create app 0", "(Created)", "start app", "(Started)"];
     check_image("Never", Some(image()), &created, "ContainerCreating");
     check_image("Never", None, &["(ErrImageNeverPull)", "(Failed)"], "ErrImageNeverPull");
     check_image("IfNotPresent", Some(image()), &created, "ContainerCreating");
@@ -316,7 +316,10 @@ fn a50_always_pulls_once_per_instance() {
     let mut case = prepared("{containers: [{name: app, image: x}]}");
     let pull = Action::PullImage { image: "x".into(), container: "app".into() };
     case.memory.done(&pull, case.now);
-    let decision = check(&case, &["(Pulled)", "volumes", "create app 0", "(Created)"]);
+    let decision = check(
+        &case,
+        &["(Pulled)", "volumes", "create app 0", "(Created)", "start app", "(Started)"],
+    );
     case.memory = decision.memory.clone();
     for action in &decision.actions {
         case.memory.done(action, case.now);
@@ -377,7 +380,10 @@ fn a124_a_missing_key_is_a_config_error_until_it_is_there() {
     assert_eq!(waiting(&decision, "app"), expect);
     case.memory = told(&decision);
     check(&case, &[]);
-    check(&case.config_map("map", &[("a", "1")]), &["volumes", "create app 0", "(Created)"]);
+    check(
+        &case.config_map("map", &[("a", "1")]),
+        &["volumes", "create app 0", "(Created)", "start app", "(Started)"],
+    );
 }
 
 #[test]
@@ -514,7 +520,18 @@ fn a103_a_changed_config_map_reaches_the_volume_and_a_lost_one_stops_nothing() {
         message: String::new(),
     };
     case.observed.containers[0].state = exited;
-    check(&case, &["(FailedMount)", "(Pulled)", "volumes", "create app 1", "(Created)"]);
+    check(
+        &case,
+        &[
+            "(FailedMount)",
+            "(Pulled)",
+            "volumes",
+            "create app 1",
+            "(Created)",
+            "start app",
+            "(Started)",
+        ],
+    );
 }
 
 #[test]
@@ -752,7 +769,10 @@ fn i5_attempts_go_on_from_the_status_when_the_records_are_gone() {
     case.observed.containers.push(third);
     case.previous = Some(decide(&case.input()).status);
     case.observed.containers.clear();
-    let decision = check(&case, &["(Pulled)", "volumes", "create app 3", "(Created)"]);
+    let decision = check(
+        &case,
+        &["(Pulled)", "volumes", "create app 3", "(Created)", "start app", "(Started)"],
+    );
     assert_eq!(decision.status.container_statuses.unwrap()[0].restart_count, 2);
 }
 
@@ -774,10 +794,10 @@ fn f01_i4_a_start_that_was_cut_off_is_made_again_as_if_it_had_not_been() {
     assert_eq!(waiting(&decision, "app").0, "ContainerCreating");
     let mut gone = case.clone();
     gone.observed.containers.clear();
-    check(&gone, &["volumes", "create app 0", "(Created)"]);
+    check(&gone, &["volumes", "create app 0", "(Created)", "start app", "(Started)"]);
     // What this daemon saw fail, and a program that is not there, are failures.
     let mut seen = case.clone();
-    let start = Action::StartContainer { id: "app-id".into(), name: "app".into() };
+    let start = Action::StartContainer { id: Some("app-id".into()), name: "app".into() };
     seen.memory.failed(&start, canceled, case.now);
     assert_eq!(decide(&seen.input()).status.phase.as_deref(), Some("Failed"));
     let missing = "failed to create containerd task: exec: \"x\": not found";
@@ -810,7 +830,7 @@ fn a70_failed_calls_back_off_and_name_the_reason() {
     assert_eq!(decision.wake_at, Some(case.now.plus_s(1)));
     case.memory = told(&decision);
     case.now = case.now.plus_s(1);
-    check(&case, &["volumes", "create app 0", "(Created)"]);
+    check(&case, &["volumes", "create app 0", "(Created)", "start app", "(Started)"]);
 }
 
 #[test]
