@@ -112,7 +112,6 @@ async fn shared(
         name: "lab".into(),
         ips: vec!["127.0.0.1".parse()?],
         addresses: vec!["127.0.0.1".parse()?],
-        zone: String::new(),
         service_cidr: "10.96.0.0/16".parse()?,
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),

@@ -74,7 +74,6 @@ pub fn view(
         // One, as the kubelet's without two --node-ip (A9): pods have no IPv6 yet.
         ips: vec![IpAddr::V4(own)],
         addresses: uplink.addresses.clone(),
-        zone: String::new(),
         service_cidr: given.service_cidr,
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),

@@ -43,7 +43,6 @@ fn settings() -> Settings {
     Settings {
         node_name: "node-a".to_owned(),
         node_ips: Vec::new(),
-        zone: String::new(),
         service_cidr: "10.96.0.0/24".parse().unwrap(),
     }
 }

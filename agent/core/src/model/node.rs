@@ -12,7 +12,6 @@ pub struct NodeView {
     pub ips: Vec<IpAddr>,
     /// Every address on the node's interfaces but loopback: packets from and to these are the node's.
     pub addresses: Vec<IpAddr>,
-    pub zone: String,
     pub service_cidr: IpNet,
     /// `clusterDNS`; empty: ClusterFirst falls back to Default (A197).
     pub cluster_dns: Vec<IpAddr>,

@@ -16,7 +16,6 @@ pub fn node() -> NodeView {
         name: "node-a".into(),
         ips: vec!["192.0.2.1".parse().unwrap()],
         addresses: vec!["192.0.2.1".parse().unwrap()],
-        zone: String::new(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_dns: vec!["10.96.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".into(),

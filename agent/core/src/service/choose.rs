@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 
 use super::endpoints::{Candidate, Candidates};
 use crate::image::Backend;
-use crate::model::NodeView;
 
 type Named<'a> = (&'a (std::net::IpAddr, u16), &'a Candidate);
 
 /// internalTrafficPolicy Cluster: the ready endpoints that hints leave; without any ready one
 /// those that still serve while they terminate.
-pub(super) fn cluster(candidates: &Candidates, node: &NodeView) -> BTreeSet<Backend> {
-    let hint = hint_of(candidates, node);
+pub(super) fn cluster(candidates: &Candidates, node: &str, zone: &str) -> BTreeSet<Backend> {
+    let hint = hint_of(candidates, node, zone);
     let hinted = |candidate: &Candidate| match hint {
-        Hint::Node => candidate.node_hints.contains(&node.name),
-        Hint::Zone => candidate.zone_hints.contains(&node.zone),
+        Hint::Node => candidate.node_hints.contains(node),
+        Hint::Zone => candidate.zone_hints.contains(zone),
         Hint::None => true,
     };
     fallback(candidates, |(_, candidate)| hinted(candidate))
@@ -67,14 +66,14 @@ enum Hint {
 
 /// Hints count when every ready endpoint has one and at least one is for this node or zone; node
 /// hints come first (B29).
-fn hint_of(candidates: &Candidates, node: &NodeView) -> Hint {
+fn hint_of(candidates: &Candidates, node: &str, zone: &str) -> Hint {
     let ready = || candidates.values().filter(|candidate| candidate.ready);
     let all_nodes = ready().all(|candidate| !candidate.node_hints.is_empty());
-    if all_nodes && ready().any(|candidate| candidate.node_hints.contains(&node.name)) {
+    if all_nodes && ready().any(|candidate| candidate.node_hints.contains(node)) {
         return Hint::Node;
     }
     let all_zones = ready().all(|candidate| !candidate.zone_hints.is_empty());
-    if all_zones && ready().any(|candidate| candidate.zone_hints.contains(&node.zone)) {
+    if all_zones && ready().any(|candidate| candidate.zone_hints.contains(zone)) {
         return Hint::Zone;
     }
     Hint::None

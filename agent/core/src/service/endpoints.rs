@@ -77,6 +77,8 @@ impl Locals {
 /// What is around a Service and is not of it.
 pub(super) struct Around<'a> {
     pub node: &'a NodeView,
+    /// The node's, empty where it has none.
+    pub zone: &'a str,
     pub locals: &'a Locals,
     pub pods: &'a OrdMap<PodUid, std::sync::Arc<LocalPod>>,
     /// B22: readiness counts for nothing.

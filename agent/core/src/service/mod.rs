@@ -22,6 +22,8 @@ use crate::model::{Change, Kind, NodeView, ObjectKey, Problem, Severity, World, 
 
 /// Label that binds a slice to its Service (B5).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of a Node.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a slice was when it was indexed.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +61,7 @@ impl ServiceCompiler {
         if !world.synced {
             return (Vec::new(), Vec::new());
         }
-        let at = (node.name.clone(), node.zone.clone());
+        let at = (node.name.clone(), zone_of(world, node).to_owned());
         let all = !self.started || self.node != at || changes.contains(&Change::Synced);
         let dirty = if all { self.reindex(world) } else { self.touched(world, changes) };
         self.started = true;
@@ -236,8 +238,15 @@ fn compile_one<'a>(
         .collect();
     let spec = service.spec.as_ref();
     let publish_not_ready = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    let around = Around { node, locals, pods: &world.local, publish_not_ready };
+    let zone = zone_of(world, node);
+    let around = Around { node, zone, locals, pods: &world.local, publish_not_ready };
     Some(view::compile(key, service, &slices, &around))
+}
+
+/// Where the cloud's controller or the administrator says that this node is; it may change.
+fn zone_of<'a>(world: &'a World, node: &NodeView) -> &'a str {
+    let own = world.nodes.get(&ObjectKey::new("", node.name.as_str()));
+    own.and_then(|own| labels::of(&own.metadata).get(ZONE)).map_or("", String::as_str)
 }
 
 fn facts_of(slice: &EndpointSlice) -> SliceFacts {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -17,7 +17,6 @@ fn node() -> NodeView {
         name: "n1".into(),
         ips: vec![[192, 168, 0, 1].into()],
         addresses: vec![],
-        zone: "z1".into(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_dns: vec![],
         cluster_domain: "cluster.local".into(),
@@ -70,8 +69,16 @@ fn world(
         synced: true,
         services: services.into_iter().collect(),
         endpoint_slices: slices.into_iter().collect(),
+        nodes: std::iter::once(in_zone("z1")).collect(),
         ..World::default()
     }
+}
+
+/// This node's object.
+fn in_zone(zone: &str) -> (ObjectKey, Arc<Node>) {
+    let labels = json!({"topology.kubernetes.io/zone": zone});
+    let object = json!({"metadata": {"name": "n1", "labels": labels}});
+    (ObjectKey::new("", "n1"), Arc::new(serde_json::from_value(object).unwrap()))
 }
 
 fn local_pod(name: &str, host: u8, ready: bool, terminating: bool) -> (PodUid, Arc<LocalPod>) {
@@ -342,6 +349,28 @@ fn b29_hints_count_when_every_ready_endpoint_has_one_and_one_is_for_us() {
 }
 
 #[test]
+fn b29_the_zone_is_that_of_the_nodes_label_and_follows_it() {
+    let near = |zone: &str| match zone {
+        "z1" => vec!["10.0.0.1:8080"],
+        "z2" => vec!["10.0.0.2:8080"],
+        _ => vec!["10.0.0.1:8080", "10.0.0.2:8080"],
+    };
+    let endpoints = [hinted("10.0.0.1", &[], &["z1"]), hinted("10.0.0.2", &[], &["z2"])];
+    let mut world = world([service("web", web())], [slice("s", "web", json!(endpoints))]);
+    let mut compiler = ServiceCompiler::default();
+    compiler.apply(&world, &BTreeSet::from([Change::Synced]), &node());
+    for zone in ["z2", "z3", "z1", ""] {
+        let (key, object) = in_zone(zone);
+        world.nodes.insert(key.clone(), object);
+        let (changes, _) = compiler.apply(&world, &BTreeSet::from([Change::Node(key)]), &node());
+        let [ImageChange::Service(_, Some(entry))] = &changes[..] else { panic!("{changes:?}") };
+        let chosen: Vec<_> =
+            entry.backends.iter().map(|b| format!("{}:{}", b.addr, b.port)).collect();
+        assert_eq!(chosen, near(zone), "{zone:?}");
+    }
+}
+
+#[test]
 fn what_is_not_served_yet_is_told_and_the_cluster_ip_works() {
     let more = |key: &str, value: Value| {
         let mut spec = web();
@@ -459,6 +488,7 @@ enum Edit {
     Service(u8, Option<Value>),
     Slice(u8, Option<(u8, Value)>),
     Local(u8, Option<(u8, bool, bool)>),
+    Zone(u8),
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
@@ -474,8 +504,14 @@ fn edit() -> impl Strategy<Value = Edit> {
         },
     );
     let conditions = prop_oneof![Just("rs*"), Just("rs"), Just("st*"), Just("st"), Just("s")];
-    let endpoint =
-        (1u8..6, conditions).prop_map(|(ip, text)| endpoint(&format!("10.0.0.{ip}"), text));
+    let zone = proptest::option::weighted(0.8, 1u8..3);
+    let endpoint = (1u8..6, conditions, zone).prop_map(|(ip, text, zone)| {
+        let mut endpoint = endpoint(&format!("10.0.0.{ip}"), text);
+        if let Some(zone) = zone {
+            endpoint["hints"] = json!({"forZones": [{"name": format!("z{zone}")}]});
+        }
+        endpoint
+    });
     let endpoints = proptest::collection::vec(endpoint, 0..4).prop_map(Value::Array);
     let slice = proptest::option::of((0u8..4, endpoints));
     let local = proptest::option::of((1u8..6, any::<bool>(), any::<bool>()));
@@ -483,6 +519,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         (0u8..4, proptest::option::of(spec)).prop_map(|(n, spec)| Edit::Service(n, spec)),
         (0u8..5, slice).prop_map(|(n, slice)| Edit::Slice(n, slice)),
         (0u8..4, local).prop_map(|(n, local)| Edit::Local(n, local)),
+        (1u8..4).prop_map(Edit::Zone),
     ]
 }
 
@@ -515,6 +552,11 @@ fn make(world: &mut World, edit: &Edit) -> Change {
                 content.map(|(ip, ready, leaving)| local_pod(&n.to_string(), ip, ready, leaving).1);
             set(&mut world.local, uid.clone(), pod);
             Change::Local(uid)
+        }
+        Edit::Zone(n) => {
+            let (key, object) = in_zone(&format!("z{n}"));
+            world.nodes.insert(key.clone(), object);
+            Change::Node(key)
         }
     }
 }

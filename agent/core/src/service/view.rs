@@ -62,7 +62,7 @@ pub(super) fn compile(
             endpoints::candidates(ours().map(|(_, slice)| *slice), &port_name, proto, around);
         let backends = match local_only {
             true => choose::local(&of_port),
-            false => choose::cluster(&of_port, around.node),
+            false => choose::cluster(&of_port, &around.node.name, around.zone),
         };
         for addr in &addresses {
             let at = Frontend { addr: *addr, port, proto, view: View::Internal };

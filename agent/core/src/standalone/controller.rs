@@ -27,8 +27,6 @@ pub struct Settings {
     pub node_name: String,
     /// Addresses of hostNetwork pods, in family order.
     pub node_ips: Vec<IpAddr>,
-    /// Topology zone; may be empty.
-    pub zone: String,
     /// ClusterIPs come from here.
     pub service_cidr: IpNet,
 }
@@ -38,7 +36,6 @@ impl Settings {
         Self {
             node_name: node.name.clone(),
             node_ips: node.ips.clone(),
-            zone: node.zone.clone(),
             service_cidr: node.service_cidr,
         }
     }

@@ -153,7 +153,6 @@ fn endpoint(
         }),
         hostname: pod_spec.and_then(|spec| spec.hostname.clone()).filter(|_| named),
         node_name: Some(settings.node_name.clone()),
-        zone: Some(settings.zone.clone()).filter(|zone| !zone.is_empty()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
             namespace: Some(pod_key.namespace.to_string()),

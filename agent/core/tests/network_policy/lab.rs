@@ -21,7 +21,6 @@ pub fn node() -> NodeView {
         name: "node-a".into(),
         ips: vec![ip(NODE)],
         addresses: vec![ip(NODE), ip("10.0.0.1")],
-        zone: String::new(),
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),

@@ -175,7 +175,6 @@ fn node_view(pods: &std::path::Path, logs: &std::path::Path) -> NodeView {
         name: "node".into(),
         ips: vec!["192.0.2.1".parse().unwrap()],
         addresses: vec!["192.0.2.1".parse().unwrap()],
-        zone: String::new(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),

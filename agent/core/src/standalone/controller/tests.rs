@@ -29,7 +29,6 @@ impl Node {
             settings: Settings {
                 node_name: "node-a".to_owned(),
                 node_ips: vec!["192.0.2.1".parse().unwrap()],
-                zone: String::new(),
                 service_cidr: "10.96.0.0/24".parse().unwrap(),
             },
             now: Time::from_unix_ms(1_000_000_000_000),
