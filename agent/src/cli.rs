@@ -99,14 +99,14 @@ pub struct CommonArgs {
     /// Where the runtime looks for CNI plugins; ours is put there
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
-    /// Addresses of Services
-    #[arg(long, default_value = "10.96.0.0/16", value_parser = range)]
+    /// Addresses of Services: the API server's --service-cluster-ip-range [kubeadm's by default]
+    #[arg(long, default_value = "10.96.0.0/12", value_parser = range)]
     pub service_cidr: IpNet,
     /// Address of this node [default: the one of the default route]
     #[arg(long)]
     pub node_ip: Option<IpAddr>,
     /// Name of this node [default: the host name]
-    #[arg(long, alias = "hostname-override")]
+    #[arg(long, visible_alias = "hostname-override")]
     pub node_name: Option<String>,
     /// Bring the eBPF programs' own messages to the log (slower programs)
     #[arg(long)]

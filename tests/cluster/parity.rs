@@ -127,6 +127,11 @@ fn cases() -> Vec<Case> {
             ),
             |pod| waits(pod) == "CreateContainerConfigError",
         ),
+        case(
+            "nostart",
+            pod("nostart", "", never).replace("args: ['']", "command: [/is-not-there]"),
+            |pod| is_over(pod, "Failed"),
+        ),
         case("rich", with(pod("rich", "web --port 8080", ""), rich), is_ready),
     ]
 }

@@ -206,9 +206,14 @@ fn identity(body: &Body, given: &Given) -> Identity {
 /// Addresses for pods when the control plane has given a range, and the ways to other nodes.
 async fn pod_network(body: &Body) -> Result<()> {
     let (range, mut ranges) = watch::channel(body.cni.range().await);
+    let configured = match body.config.node.pod_cidr {
+        Some(IpNet::V4(range)) => Some(range),
+        _ => None,
+    };
     let place = routes::Place {
         node_name: body.node.name.clone(),
         attached: body.network.attached().await?,
+        configured,
         service_cidr: body.node.service_cidr,
     };
     let routes = routes::run(
@@ -220,7 +225,6 @@ async fn pod_network(body: &Body) -> Result<()> {
     );
     body.scope.detach("routes", Policy::Critical, routes);
     let opener = body.opener();
-    let configured = body.config.node.pod_cidr;
     body.scope.detach("pod range", Policy::Critical, async move {
         let mut said = false;
         loop {
@@ -245,7 +249,7 @@ async fn pod_network(body: &Body) -> Result<()> {
                         }
                     }
                     said = true;
-                    let Some(IpNet::V4(range)) = configured else {
+                    let Some(range) = configured else {
                         tracing::warn!(
                             "This node has no pod CIDR yet: pods with a network of their own wait \
                              (is the controller manager run with --allocate-node-cidrs?)"

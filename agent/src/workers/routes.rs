@@ -24,6 +24,8 @@ pub struct Place {
     pub node_name: String,
     /// Networks of the node's own interfaces.
     pub attached: Vec<Ipv4Net>,
+    /// `podCIDR` of the configuration.
+    pub configured: Option<Ipv4Net>,
     pub service_cidr: IpNet,
 }
 
@@ -48,7 +50,7 @@ pub async fn run(
         }
         let world = store.snapshot();
         let nodes = world.nodes.values().map(|node| &**node);
-        let plan = node_network(&place.node_name, nodes, &place.attached);
+        let plan = node_network(&place.node_name, nodes, &place.attached, place.configured);
         if plan.own.is_some() {
             range.send_if_modified(|now| std::mem::replace(now, plan.own) != plan.own);
         }
@@ -91,9 +93,9 @@ async fn write(
     plan: &NodeNetwork,
 ) -> Result<(), String> {
     network.set_routes(&plan.routes).await.map_err(text)?;
-    let Some(own) = plan.own else { return Ok(()) };
+    let Some(range) = plan.range else { return Ok(()) };
     let cluster = plan.cluster.iter().copied().chain([place.service_cidr]);
-    let table = masquerade_plan(IpNet::V4(own), cluster);
+    let table = masquerade_plan(IpNet::V4(range), cluster);
     let written = scope.blocking(move || masquerade::apply(&table)).await;
     written.map_err(|error| error.to_string())?.map_err(text)
 }

@@ -22,17 +22,22 @@ pub type Route = (Ipv4Net, Ipv4Addr);
 pub struct NodeNetwork {
     /// This node's podCIDR as the API server has it.
     pub own: Option<Ipv4Net>,
+    /// `own`, or what the configuration gives in its place.
+    pub range: Option<Ipv4Net>,
     pub routes: Routes,
-    /// Pods and nodes of the cluster: reached under a pod's own address. Aggregated.
+    /// Pods and nodes of the cluster: reached under a pod's own address. Aggregated. Only the own
+    /// pods where the range is of the configuration: nobody else has a route back to it.
     pub cluster: Vec<IpNet>,
     pub problems: Vec<Problem>,
 }
 
-/// `attached`: the networks that this node has an address on.
+/// `attached`: the networks that this node has an address on; `configured`: the range of this node's
+/// pods where the control plane gives it none.
 pub fn node_network<'a>(
     own: &str,
     nodes: impl IntoIterator<Item = &'a Node>,
     attached: &[Ipv4Net],
+    configured: Option<Ipv4Net>,
 ) -> NodeNetwork {
     let mut plan = NodeNetwork::default();
     let mut others = Vec::new();
@@ -49,9 +54,10 @@ pub fn node_network<'a>(
             others.push((name, cidr, address));
         }
     }
+    plan.range = plan.own.or(configured);
     for (name, cidr, address) in others {
         let overlaps = |net: &Ipv4Net| net.contains(&cidr) || cidr.contains(net);
-        if plan.own.as_ref().is_some_and(overlaps) || plan.routes.keys().any(overlaps) {
+        if plan.range.as_ref().is_some_and(overlaps) || plan.routes.keys().any(overlaps) {
             let text = format!("{cidr} overlaps another node's pods: no route is made to it");
             plan.problems.push(problem(name, "spec.podCIDR", text));
         } else if attached.iter().any(|net| net.contains(&address)) {
@@ -63,7 +69,10 @@ pub fn node_network<'a>(
             plan.problems.push(problem(name, "status.addresses", text));
         }
     }
-    plan.cluster = IpNet::aggregate(&cluster);
+    plan.cluster = match plan.own {
+        Some(_) => IpNet::aggregate(&cluster),
+        None => plan.range.map(IpNet::V4).into_iter().collect(),
+    };
     plan
 }
 
@@ -114,7 +123,27 @@ mod tests {
     }
 
     fn plan(nodes: &[Node]) -> NodeNetwork {
-        node_network("a", nodes, &["192.0.2.0/24".parse().unwrap()])
+        node_network("a", nodes, &["192.0.2.0/24".parse().unwrap()], None)
+    }
+
+    #[test]
+    fn b33_the_configured_range_holds_where_the_control_plane_gives_none() {
+        let configured: Ipv4Net = "10.9.0.0/24".parse().unwrap();
+        let plan = |own: &str| {
+            let nodes = [node("a", own, "192.0.2.1"), node("b", "10.0.2.0/24", "192.0.2.2")];
+            node_network("a", &nodes, &["192.0.2.0/24".parse().unwrap()], Some(configured))
+        };
+        let fallback = plan("");
+        assert_eq!((fallback.own, fallback.range), (None, Some(configured)));
+        assert_eq!(fallback.cluster, [IpNet::V4(configured)], "the others cannot answer");
+        assert_eq!(fallback.routes.len(), 1);
+        let given = plan("10.0.1.0/24");
+        assert_eq!(given.range, given.own);
+        assert!(given.cluster.len() > 1);
+        // Another node has the configured range.
+        let overlaps = [node("b", "10.9.0.0/16", "192.0.2.2")];
+        let plan = node_network("a", &overlaps, &[], Some(configured));
+        assert_eq!((plan.routes.len(), plan.problems.len()), (0, 1));
     }
 
     #[test]

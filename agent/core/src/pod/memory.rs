@@ -110,6 +110,11 @@ impl Memory {
         end
     }
 
+    /// Why StartContainer of this container failed.
+    pub(super) fn failed_start(&self, id: &str) -> Option<&Failure> {
+        self.failures.get(&format!("start/{id}"))
+    }
+
     /// `action` was executed and succeeded.
     pub fn done(&mut self, action: &Action, now: Time) {
         self.failures.remove(&step_of(action));

@@ -11,15 +11,23 @@ use k8s_openapi::api::core::v1::{
 use super::{Input, hosts, paths, visit};
 use crate::model::{Kind, Problem, Quantity, Severity};
 
-/// What keeps the pod from being started, in the order of the spec.
+/// What keeps the pod from being started, in the order of the spec. Warnings do not: they are about
+/// ephemeral containers, which come to pods that run, and those go on without them.
 pub fn unsupported(input: &Input<'_>) -> Vec<Problem> {
     let mut visitor = Visitor { input, problems: Vec::new() };
     match &input.pod.spec {
         None => visitor.invalid("spec", "is missing"),
         Some(spec) => visitor.pod(spec),
     }
+    for problem in &mut visitor.problems {
+        if problem.field.starts_with(EPHEMERAL) {
+            problem.severity = Severity::Warning;
+        }
+    }
     visitor.problems
 }
+
+const EPHEMERAL: &str = "spec.ephemeralContainers";
 
 struct Visitor<'a> {
     input: &'a Input<'a>,
@@ -63,7 +71,10 @@ impl Visitor<'_> {
         self.one_of(spec.dns_policy.as_deref(), &dns, "spec.dnsPolicy");
         self.absent(spec.host_users == Some(false), "spec.hostUsers");
         self.absent(some(&spec.resource_claims), "spec.resourceClaims");
-        self.absent(some(&spec.ephemeral_containers), "spec.ephemeralContainers");
+        if some(&spec.ephemeral_containers) {
+            let text = "are not supported yet: the pod goes on without them";
+            self.push("UnsupportedField", EPHEMERAL, text.into());
+        }
         self.absent(some(&spec.scheduling_gates), "spec.schedulingGates");
         self.absent(spec.hostname_override.is_some(), "spec.hostnameOverride");
         if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {

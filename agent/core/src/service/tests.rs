@@ -349,6 +349,18 @@ fn b29_hints_count_when_every_ready_endpoint_has_one_and_one_is_for_us() {
 }
 
 #[test]
+fn i9_a_cluster_ip_out_of_the_range_is_served_and_told() {
+    let mut spec = web();
+    spec["clusterIP"] = json!("10.112.0.1");
+    let world = world([service("web", spec)], []);
+    let (frontends, problems) = compile_full(&world, &node());
+    assert_eq!(frontends.len(), 1);
+    let told: Vec<_> = problems.iter().map(|p| (p.reason, p.field.as_str())).collect();
+    assert_eq!(told, [("ClusterIPOutOfRange", "spec.clusterIP")]);
+    assert!(problems[0].message.contains("--service-cidr 10.96.0.0/16"), "{}", problems[0]);
+}
+
+#[test]
 fn b29_the_zone_is_that_of_the_nodes_label_and_follows_it() {
     let near = |zone: &str| match zone {
         "z1" => vec!["10.0.0.1:8080"],

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -52,6 +53,7 @@ pub(super) fn compile(
     };
     let mut tell = Teller { key, problems: &mut compiled.problems };
     let addresses = addresses_of(spec, &mut tell);
+    warn_of_range(&addresses, around.node.service_cidr, &mut tell);
     warn_of_faces(spec, &mut tell);
     let local_only = is_local_only(spec, &mut tell);
     let ours = || slices.iter().filter(|(_, slice)| endpoints::is_ours(slice));
@@ -143,6 +145,17 @@ fn addresses_of(spec: &ServiceSpec, tell: &mut Teller) -> Vec<IpAddr> {
         tell.tell(Severity::Warning, "ClusterIPNotAllocated", field, message.to_owned());
     }
     addresses
+}
+
+/// Packets to a ClusterIP that no hook has translated are dropped by the range (I9).
+fn warn_of_range(addresses: &[IpAddr], range: IpNet, tell: &mut Teller) {
+    for ip in addresses.iter().filter(|ip| !range.contains(*ip)) {
+        let message = format!(
+            "{ip} is not in --service-cidr {range}: start longshore with the range of the API server's \
+             --service-cluster-ip-range, or packets to a Service without endpoints leave the node"
+        );
+        tell.tell(Severity::Warning, "ClusterIPOutOfRange", "spec.clusterIP".to_owned(), message);
+    }
 }
 
 /// Faces of a Service beside its ClusterIP, and how it keeps clients: later issues.

@@ -20,7 +20,7 @@ use super::pace::Pace;
 /// The configuration names what cannot be read or used.
 pub fn client(config: Config) -> Result<Client, kube::Error> {
     if config.proxy_url.is_some() {
-        // The library says which proxies it knows.
+        // Of the kubeconfig, or of HTTPS_PROXY and NO_PROXY: the library knows the way.
         return Ok(ClientBuilder::try_from(config)?.with_layer(&Pace::default()).build());
     }
     let mut tcp = HttpConnector::new();
@@ -43,4 +43,30 @@ pub fn client(config: Config) -> Result<Client, kube::Error> {
         .service(http);
     let builder = ClientBuilder::new(service, config.default_namespace);
     Ok(builder.with_layer(&Pace::default()).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a23_a_proxy_is_asked_for_the_way_to_the_api_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = Config::new("https://192.0.2.1:6443".parse().unwrap());
+        config.proxy_url =
+            Some(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let client = client(config).unwrap();
+        let proxy = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 64];
+            let read = socket.read(&mut asked).await.unwrap();
+            String::from_utf8_lossy(&asked[..read]).into_owned()
+        };
+        let (asked, answer) = tokio::join!(proxy, client.apiserver_version());
+        assert!(asked.starts_with("CONNECT 192.0.2.1:6443 "), "{asked}");
+        assert!(answer.is_err(), "the proxy hangs up");
+    }
 }

@@ -351,8 +351,22 @@ impl RuntimeService for Fake {
         &self,
         request: Request<cri::StartContainerRequest>,
     ) -> Result<Response<cri::StartContainerResponse>, Status> {
-        let lose = self.enter("StartContainer")?;
+        let entered = self.enter("StartContainer");
         let id = request.into_inner().container_id;
+        if let Err(refused) = &entered
+            && refused.code() == Code::Unknown
+        {
+            // What containerd makes of a command that is not there.
+            self.with(|r| {
+                let container = r.containers.get_mut(&id).unwrap();
+                container.set_state(cri::ContainerState::ContainerExited);
+                container.finished_at = now_ns();
+                (container.exit_code, container.reason) = (128, "StartError".into());
+                container.message = refused.message().to_owned();
+            });
+            self.tell(&id);
+        }
+        let lose = entered?;
         self.with(|r| {
             let container = r.containers.get_mut(&id).unwrap();
             assert_eq!(container.state(), cri::ContainerState::ContainerCreated, "started twice");

@@ -185,6 +185,32 @@ async fn f01_a_refused_step_is_tried_again_under_back_off_with_an_event() {
 }
 
 #[tokio::test]
+async fn a70_a_command_that_is_not_there_is_told() {
+    let node = with_image("a70");
+    for _ in 0..2 {
+        let fault = Fault::Refuse(Code::Unknown, "exec: \"/nosuch\": not found".into());
+        node.fake.fail("StartContainer", fault);
+    }
+    let _daemon = start(&node.shared);
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    let waiting = |node: &Node| {
+        let world = node.shared.store.snapshot();
+        let local = world.local.get(&PodUid::new("u1"))?;
+        let container = local.status.container_statuses.as_ref()?.first()?.clone();
+        container.state?.waiting?.reason
+    };
+    node.until("waiting", |node| waiting(node).as_deref() == Some("RunContainerError")).await;
+    node.until("the second try", |node| node.fake.calls("StartContainer") == 2).await;
+    node.until("told", |node| {
+        let events = node.shared.recorder.all();
+        events.iter().any(|e| e.reason == "Failed" && e.warning && e.message.contains("/nosuch"))
+    })
+    .await;
+    node.until("waiting", |node| waiting(node).as_deref() == Some("RunContainerError")).await;
+    assert_eq!(running(&node), 0);
+}
+
+#[tokio::test]
 async fn a96_a205_a_restart_adopts_and_writes_nothing() {
     let node = with_image("a96");
     let daemon = start(&node.shared);

@@ -117,8 +117,10 @@ fn restart(
         steps.wake(ready_at);
         let text = format!("back-off {wait_s}s restarting failed container={name} pod={pod}");
         steps.wait(name, "CrashLoopBackOff", text);
+        wait_for_start(steps, name, last);
         return;
     }
+    wait_for_start(steps, name, last);
     // Counted when the new instance is created.
     steps.memory.finished.insert(name.clone(), finished_at);
     create(steps, container, sandbox);
@@ -164,15 +166,29 @@ fn start(steps: &mut Steps<'_>, container: &Container, created: &ObservedContain
     let name = &container.name;
     let asked = steps.actions.len();
     let action = Action::StartContainer { id: Some(created.id.clone()), name: name.clone() };
-    let failure = steps.push(action);
+    steps.push(action);
     if steps.actions.len() > asked {
         steps.event(false, "Started", format!("Started container {name}"), Some(name));
     }
-    if let Some(failure) = failure {
-        let mark = failure.count.to_string();
+    wait_for_start(steps, name, created);
+}
+
+/// Why it does not run, if it could not be started: that says more than that it is waited (A70).
+fn wait_for_start(steps: &mut Steps<'_>, name: &str, last: &ObservedContainer) {
+    if let Some(failure) = steps.memory.failed_start(&last.id) {
+        let message = failure.message.clone();
+        steps.wait(name, "RunContainerError", message);
+    }
+}
+
+/// Containers that could not be started: for a runtime they are ones that ended, and a pod may be
+/// over with them.
+pub(super) fn tell_failed_starts(steps: &mut Steps<'_>) {
+    for container in &steps.view.input.observed.containers {
+        let Some(failure) = steps.memory.failed_start(&container.id) else { continue };
+        let (name, mark) = (&container.name, format!("{} {}", container.id, failure.count));
         let text = format!("Error: {}", failure.message);
         steps.say_mark(&format!("start/{name}"), &mark, true, "Failed", text, Some(name));
-        steps.wait(name, "RunContainerError", failure.message);
     }
 }
 

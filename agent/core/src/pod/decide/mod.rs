@@ -19,7 +19,7 @@ pub use orphan::decide_orphan;
 use super::action::Decision;
 use super::view::View;
 use super::{Input, admit, paths, status, unsupported};
-use crate::model::Time;
+use crate::model::{Severity, Time};
 use steps::Steps;
 
 /// The next actions, the status to publish, and what to remember. The worker publishes (and keeps)
@@ -48,14 +48,15 @@ fn run(steps: &mut Steps<'_>) {
     }
     steps.memory.seen_wanted = true;
     steps.memory.deletion = None;
+    containers::tell_failed_starts(steps);
     if let Some(why) = over(steps) {
         return termination::settle(steps, &why);
     }
     let problems = unsupported::unsupported(input);
-    if let Some(first) = problems.first() {
-        for problem in &problems {
-            steps.say_problem(problem);
-        }
+    for problem in &problems {
+        steps.say_problem(problem);
+    }
+    if let Some(first) = problems.iter().find(|problem| problem.severity == Severity::Error) {
         return steps.hold(first.reason, &first.field, &first.message);
     }
     start(steps);

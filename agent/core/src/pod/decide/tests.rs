@@ -550,6 +550,24 @@ fn decision_13_an_unsupported_pod_is_held_pending_with_the_field() {
 }
 
 #[test]
+fn decision_13_a_pod_goes_on_without_its_ephemeral_containers() {
+    let spec = "{containers: [{name: app, image: 'x:1'}], ephemeralContainers: [{name: debug, image: 'x:1', stdin: true}]}";
+    let mut case = prepared(spec);
+    let ended = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: Time(5_000),
+        exit_code: 1,
+        reason: "Error".into(),
+        message: String::new(),
+    };
+    case.observed.containers.push(instance(&case, "app", ended));
+    // It told of them when it was prepared; its own container is started again.
+    check(&case, &["(Pulled)", "volumes", "create app 1", "(Created)", "start app", "(Started)"]);
+    let told = case.memory.said.keys().any(|subject| subject == "problem/spec.ephemeralContainers");
+    assert!(told, "{:?}", case.memory.said);
+}
+
+#[test]
 fn a63_a_pod_past_its_deadline_fails_and_is_stopped() {
     let mut case = prepared("{activeDeadlineSeconds: 10, containers: [{name: app, image: 'x:1'}]}");
     case.observed.containers.push(instance(&case, "app", running(&case)));
@@ -831,6 +849,42 @@ fn a70_failed_calls_back_off_and_name_the_reason() {
     case.memory = told(&decision);
     case.now = case.now.plus_s(1);
     check(&case, &["volumes", "create app 0", "(Created)", "start app", "(Started)"]);
+}
+
+#[test]
+fn a70_a_container_that_cannot_be_started_says_why() {
+    let missing = "exec: \"/nosuch\": no such file or directory";
+    let mut case = prepared(APP);
+    let ended = ContainerState::Exited {
+        started_at: Time(0),
+        finished_at: case.now,
+        exit_code: 128,
+        reason: "StartError".into(),
+        message: missing.into(),
+    };
+    let start = Action::StartContainer { id: Some("app-id".into()), name: "app".into() };
+    case.observed.containers.push(instance(&case, "app", ended.clone()));
+    case.memory.failed(&start, missing, case.now);
+    // Once more at once (A48), and what is wrong is told.
+    let decision = decide(&case.input());
+    let create = decision.actions.iter().find(|a| matches!(a, Action::CreateContainer { .. }));
+    assert_eq!(words(&decision)[0], "(Failed)");
+    let why = ("RunContainerError".to_owned(), missing.to_owned());
+    assert_eq!(waiting(&decision, "app"), why);
+    let last = &decision.status.container_statuses.as_ref().unwrap()[0].last_state;
+    let last = last.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (128, Some("StartError")));
+    case.memory = told(&decision);
+    case.memory.done(create.unwrap(), case.now);
+    let decision = check(&case, &["(BackOff)"]);
+    assert_eq!(waiting(&decision, "app"), why);
+    // Where nothing is started again the pod is over, and the reason is told all the same.
+    let mut case = prepared("{restartPolicy: Never, containers: [{name: app, image: 'x:1'}]}");
+    case.observed.containers.push(instance(&case, "app", ended));
+    case.memory.failed(&start, missing, case.now);
+    let decision = decide(&case.input());
+    assert_eq!(decision.status.phase.as_deref(), Some("Failed"));
+    assert!(words(&decision).contains(&"(Failed)".to_owned()), "{:?}", words(&decision));
 }
 
 #[test]
