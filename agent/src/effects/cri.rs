@@ -30,6 +30,11 @@ pub struct CriError {
 }
 
 impl CriError {
+    /// The runtime's own words, as the status and the events of a container have them.
+    pub fn words(&self) -> String {
+        format!("{}{}", self.message, hint(self.code, &self.message))
+    }
+
     /// The thing that the call was about is not there: for a removal, success.
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound

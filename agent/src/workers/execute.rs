@@ -132,9 +132,11 @@ async fn effect(
                 shared.images.forget(&image.image);
                 shared.images.forget(&image.user_specified_image);
             }
-            return made.map(Some).map_err(|error| error.to_string());
+            return made.map(Some).map_err(|error| error.words());
         }
-        Action::StartContainer { id: Some(id), .. } => text(cri.start_container(id).await),
+        Action::StartContainer { id: Some(id), .. } => {
+            cri.start_container(id).await.map_err(|error| error.words())
+        }
         Action::StartContainer { id: None, name } => {
             Err(format!("container {name} was not created"))
         }

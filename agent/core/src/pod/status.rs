@@ -1,6 +1,4 @@
 //! PodStatus as the kubelet writes it (A64, A68–A71).
-//!
-//! Deliberately absent: `user`, `volumeMounts` and `resources` of containers (later rows).
 
 use std::collections::BTreeMap;
 
@@ -198,25 +196,19 @@ fn container_status(
     }
 }
 
-/// What a container gets: its mounts, and when it runs its resources and its user. Of one that has
-/// ended, what was said while it ran, if anybody saw it run.
+/// What a container gets: its mounts, and once it is made its resources and its user. Of one that the
+/// runtime has forgotten, what was said of it last.
 fn detail(
     view: &View<'_>,
     container: &Container,
     newest: Option<&ObservedContainer>,
     previous: Option<&ContainerStatus>,
 ) -> ContainerStatus {
-    let Some(instance) = newest.filter(|i| matches!(i.state, ContainerState::Running { .. }))
-    else {
-        let own = |status: &&ContainerStatus| {
-            let told = status.container_id.as_deref().map(super::view::bare_id);
-            newest.is_none_or(|instance| told == Some(instance.id.as_str()))
-        };
-        let told = previous.filter(own);
+    let Some(instance) = newest else {
         return ContainerStatus {
-            allocated_resources: told.and_then(|told| told.allocated_resources.clone()),
-            resources: told.and_then(|told| told.resources.clone()),
-            user: told.and_then(|told| told.user.clone()),
+            allocated_resources: previous.and_then(|told| told.allocated_resources.clone()),
+            resources: previous.and_then(|told| told.resources.clone()),
+            user: previous.and_then(|told| told.user.clone()),
             volume_mounts: mounts(view, container),
             ..ContainerStatus::default()
         };

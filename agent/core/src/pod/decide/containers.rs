@@ -168,7 +168,7 @@ fn start(steps: &mut Steps<'_>, container: &Container, created: &ObservedContain
     let action = Action::StartContainer { id: Some(created.id.clone()), name: name.clone() };
     steps.push(action);
     if steps.actions.len() > asked {
-        steps.event(false, "Started", format!("Started container {name}"), Some(name));
+        steps.event(false, "Started", "Container started".into(), Some(name));
     }
     wait_for_start(steps, name, created);
 }

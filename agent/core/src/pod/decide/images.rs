@@ -87,7 +87,9 @@ fn present(steps: &mut Steps<'_>, name: &str, image: &str, asked: Option<Time>) 
             let seconds = steps.now().since_ms(at).max(0) as f64 / 1000.0;
             format!("Successfully pulled image {image:?} in {seconds:.3}s")
         }
-        None => format!("Container image {image:?} already present on machine"),
+        None => format!(
+            "Container image {image:?} already present on machine and can be accessed by the pod"
+        ),
     };
     // Once per instance: the attempt is what makes the next one new.
     let mark = steps.view.next_attempt(name).to_string();

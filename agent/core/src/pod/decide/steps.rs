@@ -323,10 +323,10 @@ impl<'a> Steps<'a> {
             };
             self.actions.push(action);
             let name = name.unwrap_or_default();
-            self.event(false, "Created", format!("Created container: {name}"), Some(&name));
+            self.event(false, "Created", "Container created".into(), Some(&name));
             // After a crash in between the next decision sees it created, and starts it.
             self.actions.push(Action::StartContainer { id: None, name: name.clone() });
-            self.event(false, "Started", format!("Started container {name}"), Some(&name));
+            self.event(false, "Started", "Container started".into(), Some(&name));
         }
     }
 
