@@ -132,6 +132,14 @@ fn cases() -> Vec<Case> {
             pod("nostart", "", never).replace("args: ['']", "command: [/is-not-there]"),
             |pod| is_over(pod, "Failed"),
         ),
+        case(
+            "toobig",
+            with(
+                pod("toobig", "sleep", "  nodeName: n1\n"),
+                "      resources: {requests: {cpu: '1000'}}\n",
+            ),
+            |pod| text(pod, "/status/phase") == "Failed",
+        ),
         case("rich", with(pod("rich", "web --port 8080", ""), rich), is_ready),
     ]
 }

@@ -64,6 +64,39 @@ fn b10_b20_a_service_is_answered_by_the_pods_of_both_nodes() {
     }
 }
 
+/// Zones are labels of nodes; the control plane writes the hints.
+#[test]
+fn b29_a_service_that_prefers_the_zone_is_answered_from_it() {
+    let space = Shared::new("zone");
+    for (node, zone) in [("n1", "east"), ("n2", "west")] {
+        let words = format!("label node {node} --overwrite topology.kubernetes.io/zone={zone}");
+        space.kubectl(&words).check().unwrap();
+    }
+    let near = service("near", 80, "8080") + "  trafficDistribution: PreferSameZone\n";
+    space.apply(&near);
+    for node in ["n1", "n2"] {
+        let name = format!("near-{node}");
+        let text = pod_of(&name, "netexec --http-port=8080", AGNHOST, &on(node));
+        space.apply(&text.replace(&format!("app: {name}"), "app: near"));
+        space.wait_ready(&name);
+    }
+    let (clients, ip) = (clients(&space), space.cluster_ip("near"));
+    let many = format!("get http://{ip}/hostname --count 20 --timeout 5");
+    let wait_for = |client: &Pod, servers: &[&str]| {
+        let wanted: BTreeSet<String> = servers.iter().map(ToString::to_string).collect();
+        poll(&format!("answers from {wanted:?}"), || {
+            Ok(answers(&space.exec(client, &many)) == wanted)
+        })
+        .unwrap();
+    };
+    wait_for(&clients[0], &["near-n1"]);
+    wait_for(&clients[1], &["near-n2"]);
+    // Both in one zone: hints are for both alike.
+    space.kubectl("label node n2 --overwrite topology.kubernetes.io/zone=east").check().unwrap();
+    wait_for(&clients[0], &["near-n1", "near-n2"]);
+    wait_for(&clients[1], &["near-n1", "near-n2"]);
+}
+
 #[test]
 fn b26_a_service_follows_its_pods_on_the_other_node() {
     let space = Shared::new("follow");

@@ -1,7 +1,6 @@
 //! Rejections that the API has, before anything of the pod exists: phase Failed (A74, A75, A138).
 //!
-//! Deliberately absent: resources fit, taints, affinity and host ports between pods; they need the
-//! node's other pods and come with the node role.
+//! Deliberately absent: what depends on the node's other pods (`fit`).
 
 use super::Input;
 

@@ -21,6 +21,7 @@ pub mod dns;
 pub mod env;
 pub mod expand;
 pub mod fields;
+pub mod fit;
 pub mod hosts;
 pub mod image_name;
 pub mod inputs;

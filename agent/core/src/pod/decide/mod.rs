@@ -18,7 +18,7 @@ pub use orphan::decide_orphan;
 
 use super::action::Decision;
 use super::view::View;
-use super::{Input, admit, paths, status, unsupported};
+use super::{Input, admit, fit, paths, status, unsupported};
 use crate::model::{Severity, Time};
 use steps::Steps;
 
@@ -81,10 +81,10 @@ fn over(steps: &mut Steps<'_>) -> Option<String> {
     let fresh = input.observed.sandboxes.is_empty() && input.observed.containers.is_empty();
     if fresh
         && !view.containers().any(|(_, container)| view.ran_before(&container.name))
-        && let Some((reason, message)) = admit::reject(input)
+        && let Some((reason, message)) = admit::reject(input).or_else(|| first_look(input))
     {
         steps.say("admit", true, reason, message.clone(), None);
-        steps.fail(reason, &message);
+        steps.fail(reason, &format!("Pod was rejected: {message}"));
         return Some(message);
     }
     if let Some(message) = deadline_exceeded(steps) {
@@ -94,6 +94,13 @@ fn over(steps: &mut Steps<'_>) -> Option<String> {
         return Some(format!("every container ended: {phase}"));
     }
     sandbox::lost_for_good(steps)
+}
+
+/// Who was let in once is not asked again, whoever comes later.
+fn first_look(input: &Input<'_>) -> Option<(&'static str, String)> {
+    let told = [input.previous, input.pod.status.as_ref()];
+    let is_in = told.iter().flatten().any(|status| status.start_time.is_some());
+    if is_in { None } else { fit::reject(input) }
 }
 
 /// A63.

@@ -888,6 +888,27 @@ fn a70_a_container_that_cannot_be_started_says_why() {
 }
 
 #[test]
+fn a74_who_was_let_in_stays() {
+    let spec = "{nodeName: node-a, nodeSelector: {a: b}, containers: [{name: app, image: 'x:1'}]}";
+    let mut case = Case::spec(spec);
+    let node = serde_json::json!({"metadata": {"name": "node-a"}, "status": {"allocatable": {}}});
+    let node = std::sync::Arc::new(serde_json::from_value(node).unwrap());
+    case.world.nodes.insert(crate::model::ObjectKey::new("", "node-a"), node);
+    let mut known = case.clone();
+    known.previous =
+        Some(PodStatus { start_time: Some(case.now.to_api()), ..PodStatus::default() });
+    assert_eq!(decide(&known.input()).status.phase.as_deref(), Some("Pending"));
+    let decision = check(&case, &["(NodeAffinity)"]);
+    let status = &decision.status;
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("NodeAffinity"))
+    );
+    let message = status.message.as_deref().unwrap();
+    assert!(message.starts_with("Pod was rejected: Predicate NodeAffinity failed"), "{message}");
+}
+
+#[test]
 fn cve22_a_pod_whose_name_is_a_path_is_held_and_can_be_deleted() {
     let mut case = Case::spec(APP);
     case.uid = crate::model::PodUid::new("../../etc");
