@@ -141,5 +141,4 @@ fn start(steps: &mut Steps<'_>) {
 #[path = "model_tests.rs"]
 mod model_tests;
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
