@@ -48,6 +48,9 @@ fn i3_deleting_everything_leaves_the_machine_as_before() {
     let output = cluster.node(1).longshore("cleanup").limit_s(60).output().unwrap();
     assert!(output.ok(), "{}", output.text);
     assert!(running(cluster.node(1), E2E).is_empty());
+    for dir in [cluster.node(1).pod_logs_dir(), cluster.node(1).log_links_dir()] {
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "{}", dir.display());
+    }
     let links = cluster.node(1).netns().ip("-o link").unwrap();
     assert!(links.lines().all(|line| line.contains(": lo:") || line.contains(": up0@")), "{links}");
     cluster.down().unwrap();

@@ -1,5 +1,7 @@
 //! Manifests come, change and go; the machine is afterwards as it was before.
 
+use std::path::{Path, PathBuf};
+
 use longshore_tests::leak::Snapshot;
 use longshore_tests::process::wait_for;
 
@@ -109,12 +111,24 @@ fn a96_a205_a_stopped_daemon_leaves_its_pods_and_adopts_them() {
     assert!(node.on_host(&get).output().unwrap().ok());
 }
 
+fn files_of(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 #[test]
 fn i3_cleanup_removes_everything_of_a_stopped_daemon_and_nothing_else() {
     let mut node = node("cleanup");
     node.write("web.yaml", &web(2, "one", VOLUMES)).unwrap();
     node.write("service.yaml", &web_service()).unwrap();
     wait_running(&node, "web", 2);
+    let links_dir = node.log_links_dir();
+    wait_for("a link for each container", 20, || Ok(files_of(&links_dir).len() == 2)).unwrap();
+    assert_eq!(files_of(&node.pod_logs_dir()).len(), 2);
+    for link in files_of(&links_dir) {
+        let log = std::fs::read_link(&link).unwrap();
+        assert!(log.is_file(), "{} → {}", link.display(), log.display());
+        assert!(log.starts_with(node.pod_logs_dir()), "{} → {}", link.display(), log.display());
+    }
 
     // A running daemon is not cleaned up.
     let refused = node.longshore("cleanup").output().unwrap();
@@ -130,6 +144,9 @@ fn i3_cleanup_removes_everything_of_a_stopped_daemon_and_nothing_else() {
     let place = node.containerd().place();
     for dir in [&place.cni_conf_dir, &place.cni_bin_dir] {
         assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
+    }
+    for dir in [node.pod_logs_dir(), node.log_links_dir()] {
+        assert_eq!(files_of(&dir), Vec::<PathBuf>::new());
     }
     let links = node.netns().ip("-o link").unwrap();
     assert!(!links.contains(": ls"), "{links}");

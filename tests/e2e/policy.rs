@@ -89,17 +89,15 @@ fn c16_no_packet_passes_before_the_policy_is_programmed() {
     assert!(!logs.contains("web-"), "an answer came through:\n{logs}");
 }
 
-/// Everything that the containers of a pod printed, wherever the log directory of the node is.
+/// Everything that the containers of a pod printed.
 fn pod_logs(node: &longshore_tests::node::Node, pod: &str) -> String {
     let mut text = String::new();
     let container = node.ctr().find("e2e", pod).unwrap();
     let info = node.ctr().run().args(["containers", "info", &container.id]).check().unwrap();
     assert!(info.contains(&container.id));
     let marker = format!("e2e_{pod}_");
-    for base in [node.state_dir(), "/var/log/pods".into()] {
-        collect(&base, &marker, &mut text);
-    }
-    assert!(!text.is_empty(), "no log of {pod} below the state directory or /var/log/pods");
+    collect(&node.pod_logs_dir(), &marker, &mut text);
+    assert!(!text.is_empty(), "no log of {pod} below {}", node.pod_logs_dir().display());
     text
 }
 

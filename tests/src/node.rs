@@ -3,7 +3,7 @@
 //! `world` is a second namespace at the far end of the node's uplink: what a pod reaches outside.
 //! When a test panics, the node prints what a person would ask for first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,6 +19,9 @@ pub const NODE_IP: &str = "192.0.2.10";
 pub const WORLD_IP: &str = "192.0.2.1";
 pub const POD_CIDR: &str = "10.244.7.0/24";
 pub const SERVICE_CIDR: &str = "10.97.0.0/16";
+
+const CONFIG: &str = "config.yaml";
+const LOGS: &str = "log/pods";
 
 /// A node with its parts. Dropping it ends and removes all of it unless [`Node::keep`] was said.
 pub struct Node {
@@ -44,6 +47,7 @@ impl Node {
         let dir = lab.dir.join(&name);
         remove_leftovers(&dir, &format!("/{name}"))?;
         std::fs::create_dir_all(dir.join("manifests"))?;
+        std::fs::write(dir.join(CONFIG), kubelet_configuration(&dir))?;
         let netns = Netns::new(&name)?;
         let world = Netns::new(&format!("{name}-world"))?;
         netns.link("up0", &format!("{NODE_IP}/24"), &world, "down0", &format!("{WORLD_IP}/24"))?;
@@ -95,6 +99,16 @@ impl Node {
 
     pub fn manifests_dir(&self) -> PathBuf {
         self.dir.join("manifests")
+    }
+
+    /// The configuration's `podLogsDir`: nothing of a test is to be in the machine's /var/log.
+    pub fn pod_logs_dir(&self) -> PathBuf {
+        self.dir.join(LOGS)
+    }
+
+    /// Of links to the logs of containers: `containers` beside `podLogsDir`.
+    pub fn log_links_dir(&self) -> PathBuf {
+        self.dir.join("log/containers")
     }
 
     pub fn cgroup_root(&self) -> String {
@@ -168,6 +182,8 @@ impl Node {
             .arg(self.manifests_dir())
             .arg("--state-dir")
             .arg(self.state_dir())
+            .arg("--config")
+            .arg(self.dir.join(CONFIG))
             .args(["--container-runtime-endpoint", &self.containerd().endpoint()])
             .args(["--cgroup-root", &self.cgroup_root()])
             .arg("--cni-conf-dir")
@@ -289,6 +305,16 @@ impl Node {
             tail(&self.containerd().log(), 15),
         )
     }
+}
+
+/// What the daemon takes without a file, but for where logs are.
+fn kubelet_configuration(dir: &Path) -> String {
+    let logs = dir.join(LOGS);
+    format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+         failCgroupV1: false\nfailSwapOn: false\npodLogsDir: \"{}\"\n",
+        logs.display()
+    )
 }
 
 impl Drop for Node {

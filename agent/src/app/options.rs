@@ -21,6 +21,9 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// `None`: the configuration decides.
     pub cgroup_root: Option<String>,
+    /// `None`: the configuration decides. Files of earlier versions do not have it.
+    #[serde(default)]
+    pub pod_logs_dir: Option<String>,
     pub cni_conf_dir: PathBuf,
     pub cni_bin_dir: PathBuf,
     pub service_cidr: IpNet,
@@ -76,6 +79,7 @@ impl Options {
             container_runtime_endpoint: common.container_runtime_endpoint,
             config: common.config,
             cgroup_root: common.cgroup_root,
+            pod_logs_dir: None,
             cni_conf_dir: common.cni_conf_dir,
             cni_bin_dir: common.cni_bin_dir,
             service_cidr: common.service_cidr,
@@ -91,6 +95,7 @@ impl Options {
         Self {
             container_runtime_endpoint: Some(config.container_runtime_endpoint.clone()),
             cgroup_root: Some(config.cgroup_root.clone()),
+            pod_logs_dir: Some(config.pod_logs_dir.clone()),
             config: None,
             ..self.clone()
         }
@@ -138,6 +143,9 @@ pub fn configuration(options: &Options) -> Result<KubeletConfig> {
     }
     if let Some(root) = &options.cgroup_root {
         config.cgroup_root.clone_from(root);
+    }
+    if let Some(dir) = &options.pod_logs_dir {
+        config.pod_logs_dir.clone_from(dir);
     }
     // `cgroupRoot: ""` and `pods` are `/` and `/pods`.
     config.cgroup_root = format!("/{}", config.cgroup_root.trim_matches('/'));

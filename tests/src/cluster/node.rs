@@ -108,6 +108,11 @@ impl ClusterNode {
         self.dir().join("pods-log")
     }
 
+    /// Of links to the logs of containers: `containers` beside `podLogsDir`.
+    pub fn log_links_dir(&self) -> PathBuf {
+        self.dir().join("containers")
+    }
+
     pub fn cgroup_root(&self) -> String {
         format!("/{}-{}", self.options.full_name(), self.name())
     }
