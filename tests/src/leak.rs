@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::cgroup;
 use crate::cluster::ClusterNode;
@@ -12,12 +13,16 @@ use crate::netns::Netns;
 use crate::node::Node;
 use crate::process::Run;
 
+const LEDGER: &str = "network.json";
+
 /// What a snapshot asks a node for.
 pub trait Ground {
     /// Everything of the node is below it.
     fn dir(&self) -> PathBuf;
     /// Those that the daemon writes.
     fn own_dirs(&self) -> Vec<PathBuf>;
+    /// Where the daemon keeps who has which address.
+    fn ledger(&self) -> PathBuf;
     fn netns(&self) -> &Netns;
     fn cgroup_root(&self) -> String;
     fn containerd(&self) -> &Containerd;
@@ -33,7 +38,10 @@ impl Ground for Node {
         Self::dir(self).clone()
     }
     fn own_dirs(&self) -> Vec<PathBuf> {
-        vec![self.state_dir()]
+        vec![self.state_dir(), self.pod_logs_dir(), self.log_links_dir()]
+    }
+    fn ledger(&self) -> PathBuf {
+        self.state_dir().join(LEDGER)
     }
     fn netns(&self) -> &Netns {
         Self::netns(self)
@@ -54,7 +62,10 @@ impl Ground for ClusterNode {
         Self::dir(self)
     }
     fn own_dirs(&self) -> Vec<PathBuf> {
-        vec![self.state_dir(), self.root_dir(), self.pod_logs_dir()]
+        vec![self.state_dir(), self.root_dir(), self.pod_logs_dir(), self.log_links_dir()]
+    }
+    fn ledger(&self) -> PathBuf {
+        self.state_dir().join(LEDGER)
     }
     fn netns(&self) -> &Netns {
         Self::netns(self)
@@ -124,7 +135,8 @@ impl Snapshot {
         );
         let mut files = BTreeSet::new();
         node.own_dirs().iter().for_each(|dir| walk(dir, &mut files));
-        sets.insert("file, pin or pod directory", files);
+        sets.insert("file, pin, log or pod directory", files);
+        sets.insert("address", addresses(&node.ledger())?);
         sets.insert("map entry", node.maps().map(|text| lines(&text)).unwrap_or_default());
         Ok(Self(sets))
     }
@@ -158,6 +170,34 @@ fn nft(node: &impl Ground) -> Result<String> {
     run.check()
 }
 
+/// Who has an address, and who an interface. Without the range, and the addresses that were given
+/// before: those stay.
+fn addresses(ledger: &Path) -> Result<BTreeSet<String>> {
+    match std::fs::read_to_string(ledger) {
+        Ok(text) => owners(&text).with_context(|| format!("read {}", ledger.display())),
+        // Before the first start, and of another agent.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error).with_context(|| format!("read {}", ledger.display())),
+    }
+}
+
+fn owners(text: &str) -> Result<BTreeSet<String>> {
+    let ledger: Value = serde_json::from_str(text)?;
+    let table = |value: &Value, what: &str| {
+        value.as_object().cloned().with_context(|| format!("no table of {what}"))
+    };
+    let mut found = BTreeSet::new();
+    for (sandbox, lease) in table(&ledger["ipam"]["leases"], "leases")? {
+        let ip = lease["ip"].as_str().context("a lease without an address")?;
+        found.insert(format!("{ip} of sandbox {sandbox}"));
+    }
+    for (sandbox, entry) in table(&ledger["entries"], "entries")? {
+        let name = entry["attachment"]["ifname"].as_str().context("an entry without interface")?;
+        found.insert(format!("interface {name} of sandbox {sandbox}"));
+    }
+    Ok(found)
+}
+
 /// Paths below `dir`. The log and sockets' contents do not matter, their names do.
 fn walk(dir: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -181,6 +221,24 @@ mod tests {
             with("/a").differences(&with("/b")),
             ["left behind: mount /b", "taken away: mount /a"]
         );
+    }
+
+    #[test]
+    fn i3_an_address_that_nobody_gave_back_is_named() {
+        let ledger = |leases: &str, entries: &str| {
+            owners(&format!(
+                r#"{{"boot_id":"b","ipam":{{"version":1,"range":"10.0.0.0/24","next":7,
+                "leases":{{{leases}}},"released":[[5,"10.0.0.9"]]}},"entries":{{{entries}}}}}"#
+            ))
+        };
+        assert_eq!(ledger("", "").unwrap(), BTreeSet::new());
+        let lease = r#""s1":{"ip":"10.0.0.2","uid":"u","since":5}"#;
+        let entry = r#""s1":{"key":"ns/web","attachment":{"ifname":"ls0","ip":"10.0.0.2"}}"#;
+        let both = ["10.0.0.2 of sandbox s1", "interface ls0 of sandbox s1"].map(str::to_owned);
+        assert_eq!(ledger(lease, entry).unwrap(), BTreeSet::from(both));
+        // A form that this does not know is an error, not an empty set.
+        assert!(owners(r#"{"boot_id":"b","leases":{}}"#).is_err());
+        assert!(owners("{ torn").is_err());
     }
 
     #[test]
