@@ -8,6 +8,7 @@ mod ground;
 mod kill9;
 mod manifests;
 mod policy;
+mod pull;
 mod rollout;
 mod sandbox;
 mod script;

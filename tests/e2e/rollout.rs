@@ -1,6 +1,7 @@
 //! Replacing pods while clients connect.
 
 use longshore_tests::process::wait_for;
+use longshore_tests::summary::Summary;
 
 use crate::script::*;
 
@@ -28,7 +29,9 @@ fn a_rolling_replace_fails_no_connection() {
     stop_workload(&node, "get http");
     load.wait(10).unwrap();
     let text = load.log();
-    assert!(text.contains(" ok, 0 failed"), "{text}");
+    let sum = Summary::of(&text).unwrap_or_else(|| panic!("no summary: {text}"));
+    // A few requests would prove nothing: three pods each wait for a probe a second apart.
+    assert!(sum.failed == 0 && sum.ok > 100, "{text}");
 }
 
 /// SIGTERM to the workload commands in this node's pods whose command line has `words`.

@@ -11,6 +11,9 @@ pub const WORKLOAD_IMAGE: &str = "localhost/longshore/workload:1";
 /// The sandbox image.
 pub const PAUSE_IMAGE: &str = "localhost/longshore/pause:1";
 
+/// As the workload, under a name that [`crate::registry`] answers for, with a layer of its own.
+pub const PULLED_IMAGE: &str = "127.0.0.1:5000/longshore/workload:1";
+
 /// Everything that is there before the first node.
 #[derive(Clone, Debug)]
 pub struct Lab {
@@ -21,6 +24,8 @@ pub struct Lab {
     pub workload: PathBuf,
     /// OCI layout tars to import.
     pub images: Vec<PathBuf>,
+    /// One that is not imported: [`PULLED_IMAGE`].
+    pub pulled_image: PathBuf,
     /// Nodes live below it, each in a directory of its name. Short: socket paths end at 107 bytes.
     pub dir: PathBuf,
     /// What names of network namespaces and cgroups begin with.
@@ -52,6 +57,7 @@ impl Lab {
             workload: path(get, "LONGSHORE_LAB_WORKLOAD")?,
             runtime,
             images: images.split(':').map(PathBuf::from).collect(),
+            pulled_image: path(get, "LONGSHORE_LAB_PULLED_IMAGE")?,
             dir: path(get, "LONGSHORE_LAB_DIR")?,
             prefix: get("LONGSHORE_LAB_PREFIX").unwrap_or_else(|| "longshore".into()),
         })
@@ -68,6 +74,7 @@ impl Lab {
             ("LONGSHORE_LAB_RUNC", text(&self.runtime.runc)),
             ("LONGSHORE_LAB_RUNTIME_VERSION", self.runtime.version.clone()),
             ("LONGSHORE_LAB_IMAGES", images.join(":")),
+            ("LONGSHORE_LAB_PULLED_IMAGE", text(&self.pulled_image)),
             ("LONGSHORE_LAB_DIR", text(&self.dir)),
             ("LONGSHORE_LAB_PREFIX", self.prefix.clone()),
         ]

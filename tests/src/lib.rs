@@ -16,3 +16,5 @@ pub mod netns;
 pub mod node;
 pub mod pid;
 pub mod process;
+pub mod registry;
+pub mod summary;

@@ -85,6 +85,10 @@ impl Node {
         Ok(node)
     }
 
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -348,7 +352,7 @@ fn remove_leftovers(dir: &PathBuf, cgroup_root: &str) -> Result<()> {
         let marker = format!("{}/", dir.display());
         let own = crate::process::processes(|line| {
             line.contains(&marker)
-                && (line.contains("containerd") || line.contains(" standalone "))
+                && [" standalone ", " registry ", "containerd"].iter().any(|own| line.contains(own))
                 && !line.contains("xtask")
         });
         crate::process::kill_all(own.into_iter().map(|(pid, _)| pid));

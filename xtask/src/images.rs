@@ -1,4 +1,4 @@
-//! The pod images of the demo and the tests, made here: no registry is asked.
+//! The pod images of the demo and the tests, made here: no registry outside is asked.
 //!
 //! An image is an OCI layout in a tar: one layer with the workload binary and what a libc expects.
 
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use longshore_tests::lab::{PAUSE_IMAGE, WORKLOAD_IMAGE};
+use longshore_tests::lab::{PAUSE_IMAGE, PULLED_IMAGE, WORKLOAD_IMAGE};
 use longshore_tests::process::Run;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,28 +16,44 @@ use crate::{paths, sh};
 /// Where the workload is in an image.
 pub const BINARY: &str = "bin/longshore-workload";
 
-/// Builds the workload and the tars, unless the cache has them for this binary.
+/// Builds the workload and the tars that nodes import, unless the cache has them for this binary.
 ///
 /// # Errors
 /// The static build fails: a libc for static linking is missing.
 pub fn build() -> Result<Vec<PathBuf>> {
+    let pause = ["/bin/longshore-workload", "pause"];
+    Ok(vec![
+        cached(PAUSE_IMAGE, "pause.tar", &pause, &[])?,
+        cached(WORKLOAD_IMAGE, "workload.tar", &pause[..1], &[])?,
+    ])
+}
+
+/// The image that nodes pull from a registry of the tests. A link makes its layer another one, so
+/// that no node has it by the images above.
+///
+/// # Errors
+/// As [`build`].
+pub fn pulled() -> Result<PathBuf> {
+    let link = ("bin/pulled".to_owned(), "longshore-workload");
+    cached(PULLED_IMAGE, "pulled.tar", &["/bin/longshore-workload"], &[link])
+}
+
+fn cached(
+    name: &str,
+    file: &str,
+    entry_point: &[&str],
+    links: &[(String, &str)],
+) -> Result<PathBuf> {
     let binary = std::fs::read(build_workload()?)?;
     let key = &sha256(&[&binary, include_bytes!("images.rs") as &[u8]].concat())[..16];
     let dir = paths::cache()?.join(format!("images-{key}"));
     std::fs::create_dir_all(&dir)?;
-    let layer = layer(&[(BINARY, &binary)], &[])?;
-    let mut tars = Vec::new();
-    for (name, file, entry_point) in [
-        (PAUSE_IMAGE, "pause.tar", vec!["/bin/longshore-workload", "pause"]),
-        (WORKLOAD_IMAGE, "workload.tar", vec!["/bin/longshore-workload"]),
-    ] {
-        let path = dir.join(file);
-        if !path.exists() {
-            write(&path, &image(name, &layer, &entry_point, &[])?)?;
-        }
-        tars.push(path);
+    let path = dir.join(file);
+    if !path.exists() {
+        let layer = layer(&[(BINARY, &binary)], links)?;
+        write(&path, &image(name, &layer, entry_point, &[])?)?;
     }
-    Ok(tars)
+    Ok(path)
 }
 
 /// Complete or not there: a killed run must not leave half an image.
@@ -191,6 +207,7 @@ pub fn lab(
         workload: build_workload()?,
         runtime,
         images: build()?,
+        pulled_image: pulled()?,
         dir: paths::lab()?,
         prefix: prefix(kind),
     })

@@ -8,6 +8,7 @@ mod crr;
 mod get;
 mod hosts;
 mod process;
+mod registry;
 mod stream;
 mod udp;
 mod web;
@@ -30,6 +31,7 @@ longshore-workload COMMAND
   stream-client HOST:PORT [--interval MS] [--count N] [--stall S]
   crr-server [--port 7001]
   crr HOST:PORT [--seconds S]                connect, request, response, close: rate per second
+  registry LAYOUT [--port 5000]              the one image of an OCI layout, on 127.0.0.1
   sleep [S]
   exit CODE [--after S]
   write-marker PATH [TEXT]                   appends a line, then sleeps
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         "stream-client" => stream::client(args),
         "crr-server" => crr::serve(args),
         "crr" => crr::run(args),
+        "registry" => registry::serve(args),
         "sleep" => process::sleep(args),
         "exit" => process::exit(args),
         "write-marker" => process::write_marker(args),
