@@ -44,20 +44,28 @@ fn wrong_files_are_named_with_their_line_and_the_last_good_state_stays() {
     wait_running(&node, "web", 1);
     let tasks = node.ctr().tasks().unwrap();
     for (file, text, said) in [
-        ("broken.yaml", "apiVersion: v1\nkind: Pod\nmetadata: [\n".to_owned(), "broken.yaml"),
-        ("kind.yaml", "apiVersion: v9\nkind: Teapot\nmetadata: {name: x}\n".to_owned(), "Teapot"),
-        ("twice.yaml", pod("bystander", "sleep 1"), "twice.yaml"),
+        (
+            "broken.yaml",
+            "apiVersion: v1\nkind: Pod\nmetadata: [\n".to_owned(),
+            "broken.yaml:3: not YAML",
+        ),
+        (
+            "kind.yaml",
+            "apiVersion: v9\nkind: Teapot\nmetadata: {name: x}\n".to_owned(),
+            "kind.yaml:2: kind Teapot",
+        ),
+        ("twice.yaml", pod("bystander", "sleep 1"), "twice.yaml:1: Pod e2e/bystander"),
         (
             "cidr.yaml",
             allow("cidr", "bystander", &["x"])
                 .replace("podSelector: {matchLabels: {app: x}}", "ipBlock: {cidr: 10.0.0.0/99}"),
-            "10.0.0.0/99",
+            "cidr.yaml:9: NetworkPolicy e2e/cidr",
         ),
         // The good file that ran becomes a broken one.
         (
             "web.yaml",
             "apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: many}\n".to_owned(),
-            "web.yaml",
+            "web.yaml:3: Deployment",
         ),
     ] {
         node.write(file, &text).unwrap();
@@ -137,7 +145,9 @@ fn a_full_state_directory_harms_no_running_pod() {
     // Ends with an error when nothing more fits: that is the point.
     let _ = std::fs::write(&filler, vec![0u8; 32 << 20]);
     node.write("late.yaml", &pod("late", "sleep")).unwrap();
-    wait_said(&node, "late");
+    // Not the pod's name, which is said of it in any case.
+    wait_said(&node, "pods cannot get an address until the state directory can be written");
+    assert!(running(&node, "late").is_empty());
     unharmed(&node, &tasks);
     // Room again: the pod starts by itself.
     std::fs::remove_file(&filler).unwrap();

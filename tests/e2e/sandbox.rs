@@ -6,7 +6,7 @@ use crate::script::*;
 
 #[test]
 fn a39_a_pod_whose_interface_was_deleted_gets_a_new_sandbox() {
-    let node = node("lost");
+    let node = node("nolink");
     node.write("web.yaml", &web(1, "v1", "")).unwrap();
     node.write("service.yaml", &web_service()).unwrap();
     wait_running(&node, "web", 1);

@@ -139,7 +139,8 @@ pub fn step(result: Result<()>) -> Result<Count> {
     result.map(|()| Count { passed: 1, failed: 0 })
 }
 
-/// Everything that needs no root and no network.
+/// The packages' own tests: no node and no network. Those of cgroups and volumes work on the machine's
+/// kernel, and that needs root.
 fn unit() -> Result<Count> {
     setup::linker::ensure()?;
     let packages = [
