@@ -200,7 +200,9 @@ fn events(space: &Space<'_>, name: &str) -> BTreeSet<String> {
                 .map(|field| text(event, field))
                 .join(" ")
         };
-        let now: BTreeSet<String> = items(&list).iter().map(one).collect();
+        // Controllers have theirs, whoever runs the pod.
+        let is_nodes = |event: &&Value| text(event, "/source/component") == "kubelet";
+        let now: BTreeSet<String> = items(&list).iter().filter(is_nodes).map(one).collect();
         let same = now == last;
         last = now;
         Ok(same)

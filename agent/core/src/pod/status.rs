@@ -26,6 +26,8 @@ pub struct Facts {
     pub waits: BTreeMap<String, Wait>,
     /// The pod failed as a whole: reason and message.
     pub failed: Option<(String, String)>,
+    /// It was never let in (A74, A75).
+    pub rejected: bool,
     /// Nothing of the pod will be started again.
     pub ending: bool,
 }
@@ -33,6 +35,9 @@ pub struct Facts {
 pub fn build(view: &View<'_>, facts: &Facts) -> PodStatus {
     let input = view.input;
     let previous = input.previous;
+    if facts.rejected || previous.is_some_and(is_rejection) {
+        return rejection(view, facts);
+    }
     let mut status = previous.cloned().unwrap_or_default();
     let statuses = |init: bool| {
         let of_kind = view.containers().filter(move |(role, _)| (*role != Role::App) == init);
@@ -65,6 +70,30 @@ pub fn build(view: &View<'_>, facts: &Facts) -> PodStatus {
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = Some(app);
     status
+}
+
+/// All that is said of a pod that was not let in: nothing of it was ever here.
+fn rejection(view: &View<'_>, facts: &Facts) -> PodStatus {
+    let previous = view.input.previous.cloned().unwrap_or_default();
+    let (reason, message) = facts.failed.clone().unzip();
+    let class = || qos::class(view.spec).name().to_owned();
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: reason.or(previous.reason),
+        message: message.or(previous.message),
+        start_time: previous.start_time.or_else(|| Some(view.input.now.to_api())),
+        qos_class: previous.qos_class.or_else(|| Some(class())),
+        observed_generation: view.input.pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// As [`rejection`] makes it.
+fn is_rejection(status: &PodStatus) -> bool {
+    status.phase.as_deref() == Some("Failed")
+        && status.reason.is_some()
+        && status.host_ip.is_none()
+        && status.container_statuses.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// A64. A terminal phase is never left (I5).

@@ -85,6 +85,7 @@ fn over(steps: &mut Steps<'_>) -> Option<String> {
     {
         steps.say("admit", true, reason, message.clone(), None);
         steps.fail(reason, &format!("Pod was rejected: {message}"));
+        steps.facts.rejected = true;
         return Some(message);
     }
     if let Some(message) = deadline_exceeded(steps) {

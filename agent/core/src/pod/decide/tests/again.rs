@@ -164,4 +164,13 @@ fn a74_who_was_let_in_stays() {
     );
     let message = status.message.as_deref().unwrap();
     assert!(message.starts_with("Pod was rejected: Predicate NodeAffinity failed"), "{message}");
+    // Nothing of it was here, now and later.
+    assert_eq!(
+        (&status.host_ip, &status.conditions, &status.container_statuses),
+        (&None, &None, &None)
+    );
+    let mut later = case.clone();
+    later.memory = told(&decision);
+    later.previous = Some(status.clone());
+    assert_eq!(decide(&later.input()).status, *status);
 }
