@@ -11,6 +11,7 @@ use longshore_core::pod::mirror::{Step, steps};
 
 use crate::clock::{self, Retry};
 use crate::effects::api::{Api, ApiError};
+use crate::failpoint;
 use crate::world::Store;
 
 /// The watch shows what was written within this; then it is written again.
@@ -77,14 +78,24 @@ pub async fn run(store: Store, api: Api, node_name: String) {
 async fn write(api: &Api, step: &Step) -> Result<(), ApiError> {
     match step {
         // Somebody was quicker, or it has another UID by now: the watch will show it.
-        Step::Create(key, pod) => match api.create_pod(key, pod).await {
-            Err(ApiError::Conflict(_)) => Ok(()),
-            other => other,
-        },
-        Step::Delete(key, uid) => match api.delete_pod(key, uid).await {
-            Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Ok(()),
-            other => other,
-        },
+        Step::Create(key, pod) => {
+            failpoint::hit("api.mirror_create.before");
+            let answer = api.create_pod(key, pod).await;
+            failpoint::hit("api.mirror_create.after");
+            match answer {
+                Err(ApiError::Conflict(_)) => Ok(()),
+                other => other,
+            }
+        }
+        Step::Delete(key, uid) => {
+            failpoint::hit("api.mirror_delete.before");
+            let answer = api.delete_pod(key, uid).await;
+            failpoint::hit("api.mirror_delete.after");
+            match answer {
+                Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Ok(()),
+                other => other,
+            }
+        }
     }
 }
 

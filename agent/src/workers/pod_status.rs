@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::PodSink;
 use crate::clock::{self, Retry};
 use crate::effects::api::{Api, ApiError};
+use crate::failpoint;
 use crate::world::Store;
 use crate::world::api::Handle;
 
@@ -220,8 +221,7 @@ impl PodStatuses {
                 let api = self.api.clone();
                 let told = uid.clone();
                 self.calls.push(Box::pin(async move {
-                    let answer = api.patch_pod_status(&target.key, &patch).await;
-                    let outcome = match answer {
+                    let outcome = match patch_status(&api, &target.key, &patch).await {
                         Ok(pod) => Outcome::Patched(Box::new(target.want), Box::new(pod)),
                         Err(error) => Outcome::Failed(error),
                     };
@@ -309,10 +309,21 @@ impl PodStatuses {
     }
 }
 
+async fn patch_status(
+    api: &Api,
+    key: &ObjectKey,
+    patch: &serde_json::Value,
+) -> Result<Pod, ApiError> {
+    failpoint::hit("api.pod_status.before");
+    let answer = api.patch_pod_status(key, patch).await;
+    failpoint::hit("api.pod_status.after");
+    answer
+}
+
 /// The last status, then the end (A62).
 async fn finish(api: &Api, last: &Final, patch: Option<serde_json::Value>) -> Outcome {
     if let Some(patch) = patch {
-        match api.patch_pod_status(&last.key, &patch).await {
+        match patch_status(api, &last.key, &patch).await {
             Ok(_) => {}
             // Somebody was quicker.
             Err(ApiError::NotFound(_)) => return Outcome::Deleted,
@@ -326,7 +337,10 @@ async fn finish(api: &Api, last: &Final, patch: Option<serde_json::Value>) -> Ou
             Err(error) => return Outcome::Failed(error),
         }
     }
-    match api.delete_pod(&last.key, last.uid.as_str()).await {
+    failpoint::hit("api.pod_delete.before");
+    let answer = api.delete_pod(&last.key, last.uid.as_str()).await;
+    failpoint::hit("api.pod_delete.after");
+    match answer {
         Ok(()) | Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Outcome::Deleted,
         Err(error) => Outcome::Failed(error),
     }

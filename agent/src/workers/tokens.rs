@@ -18,6 +18,7 @@ use longshore_core::pod::tokens::{self, Due};
 use crate::clock::{self, Retry};
 use crate::effects::api::{Api, ApiError};
 use crate::effects::events::{Event, Recorder};
+use crate::failpoint;
 use crate::world::Store;
 
 /// Calls at once.
@@ -98,6 +99,13 @@ fn left(file: &Path) -> Option<String> {
     Some(text)
 }
 
+async fn ask(api: &Api, request: &TokenRequest) -> Result<Token, ApiError> {
+    failpoint::hit("api.token.before");
+    let answer = api.request_token(request).await;
+    failpoint::hit("api.token.after");
+    answer
+}
+
 impl Tokens {
     /// Takes in what the pods of `keys` ask for now.
     fn look(&mut self, keys: &BTreeSet<ObjectKey>) {
@@ -167,7 +175,7 @@ impl Tokens {
                     let found = found.and_then(|text| tokens::adopt(&text, &request, now, wall));
                     let result = match found {
                         Some(token) => Ok(token),
-                        None => api.request_token(&request).await,
+                        None => ask(&api, &request).await,
                     };
                     (request, wall, result)
                 }));

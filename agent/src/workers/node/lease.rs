@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::jittered;
 use crate::clock;
 use crate::effects::api::{Api, ApiError};
+use crate::failpoint;
 
 /// Renews a quarter of the way through each Lease.
 pub(super) struct LeaseKeeper {
@@ -71,10 +72,13 @@ impl LeaseKeeper {
         };
         let owner = Some(uid).filter(|uid| !uid.is_empty());
         let wanted = lease(existing.as_ref(), &self.name, owner, self.duration_s, clock::now());
-        match existing {
+        failpoint::hit("api.lease.before");
+        let answer = match existing {
             Some(_) => self.api.replace_node_lease(&wanted).await,
             None => self.api.create_node_lease(&wanted).await,
-        }
+        };
+        failpoint::hit("api.lease.after");
+        answer
     }
 }
 

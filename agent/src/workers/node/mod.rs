@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::effects::api::{Api, ApiError};
 use crate::effects::events::{Event, Recorder};
+use crate::failpoint;
 use crate::observe::{Machine, RuntimeStatus};
 
 /// A pass that has to wait for what a starting daemon does not know yet asks again after this.
@@ -268,8 +269,10 @@ impl NodeWorker {
             return Err(PassError::NotRegistered(name.clone()));
         }
         let wanted = initial(inputs, now);
-        let created =
-            self.api.create_node(&wanted).await.map_err(|error| self.failed("create", error))?;
+        failpoint::hit("api.node_create.before");
+        let created = self.api.create_node(&wanted).await;
+        failpoint::hit("api.node_create.after");
+        let created = created.map_err(|error| self.failed("create", error))?;
         tracing::info!(node = name, "Registered the Node");
         let mut nothing = Node::default();
         nothing.metadata.name = Some(name.clone());
@@ -307,7 +310,9 @@ impl NodeWorker {
             let changed = patch_due(before, &wanted, Time(i64::MAX), now);
             let patch = status_patch(before, &wanted);
             let name = &self.identity.name;
+            failpoint::hit("api.node_status.before");
             let written = self.api.patch_node_status(name, &patch).await;
+            failpoint::hit("api.node_status.after");
             node = written.map_err(|error| self.failed("write the status of", error))?;
             memory.report_at = self.next_report(changed, now);
             // The next read must not be older than this write.
