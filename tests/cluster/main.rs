@@ -9,6 +9,7 @@ mod clusters;
 mod defaulting;
 mod kill9;
 mod kubectl;
+mod lab;
 mod leave;
 mod manifests;
 mod node_object;
