@@ -36,7 +36,10 @@ struct Shared {
     broken: AtomicUsize,
     upstream: String,
     server: Arc<ServerConfig>,
+    /// Towards the API server: who shows a token is known by it alone, and who shows none by the
+    /// certificate, which ends here with the client's TLS.
     client: Arc<ClientConfig>,
+    node: Arc<ClientConfig>,
 }
 
 pub struct Proxy(Arc<Shared>);
@@ -51,7 +54,8 @@ impl Proxy {
             broken: AtomicUsize::new(0),
             upstream,
             server: Arc::new(server_config(&pki)),
-            client: Arc::new(client_config(&pki)),
+            client: Arc::new(client_config(&pki, None)),
+            node: Arc::new(client_config(&pki, Some("node-n1"))),
         });
         let netns = cluster.control_plane().path();
         let (sender, ready) = std::sync::mpsc::channel();
@@ -103,14 +107,17 @@ fn server_config(pki: &Path) -> ServerConfig {
         .unwrap()
 }
 
-fn client_config(pki: &Path) -> ClientConfig {
+fn client_config(pki: &Path, own: Option<&str>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki.join("ca.crt")).unwrap()).unwrap();
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+        .with_root_certificates(roots);
+    let Some(own) = own else { return config.with_no_client_auth() };
+    let cert = CertificateDer::from_pem_file(pki.join(format!("{own}.crt"))).unwrap();
+    let key = PrivateKeyDer::from_pem_file(pki.join(format!("{own}.key"))).unwrap();
+    config.with_client_auth_cert(vec![cert], key).unwrap()
 }
 
 impl Shared {
@@ -135,8 +142,11 @@ impl Shared {
         let mut socket = TcpStream::connect(&self.upstream)?;
         let host = self.upstream.split(':').next().unwrap_or_default().to_owned();
         let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+        let token =
+            head.lines().any(|line| line.to_ascii_lowercase().starts_with("authorization:"));
+        let config = if token { &self.client } else { &self.node };
         let mut tls =
-            ClientConnection::new(Arc::clone(&self.client), name).map_err(std::io::Error::other)?;
+            ClientConnection::new(Arc::clone(config), name).map_err(std::io::Error::other)?;
         let mut server = Stream::new(&mut tls, &mut socket);
         server.write_all(head.as_bytes())?;
         server.write_all(&body)?;

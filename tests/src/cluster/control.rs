@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::LIMIT_S;
 use super::options::ClusterOptions;
 use super::pki::Pki;
-use super::render::{self, API_SERVER_IP, CLUSTER_CIDR, SERVICE_CIDR};
+use super::render::{self, API_SERVER_IP, CLUSTER_CIDR, Credential, SERVICE_CIDR};
 use super::state::State;
 use crate::containerd::tail;
 use crate::netns::Netns;
@@ -45,7 +45,8 @@ impl Control {
             ("kube-scheduler", "system:kube-scheduler"),
             ("kube-proxy", "system:kube-proxy"),
         ] {
-            this.write_kubeconfig(&kubeconfig(&dir, file), user, &render::token(user))?;
+            let token = render::token(user);
+            this.write_kubeconfig(&kubeconfig(&dir, file), user, &Credential::Token(&token))?;
         }
         Ok(this)
     }
@@ -65,8 +66,13 @@ impl Control {
         Pki::at(&self.options.dir().join("pki"))
     }
 
-    pub fn write_kubeconfig(&self, path: &Path, user: &str, token: &str) -> Result<()> {
-        let text = render::kubeconfig(&self.pki().text("ca.crt"), user, token);
+    pub fn write_kubeconfig(
+        &self,
+        path: &Path,
+        user: &str,
+        credential: &Credential<'_>,
+    ) -> Result<()> {
+        let text = render::kubeconfig(&self.pki().text("ca.crt"), user, credential);
         Ok(std::fs::write(path, text)?)
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 
 use super::control::{self, Control};
+use super::render::Credential;
 use super::state::State;
 use super::{API_SERVER_ROLE, Agent, Cluster, ClusterNode, ClusterOptions, LIMIT_S, leftovers};
 use crate::cgroup;
@@ -146,7 +147,8 @@ impl Cluster {
         let words = "-n kube-system create token longshore-dataplane --duration=24h";
         let token = self.kubectl(words.split(' ')).check()?;
         let path = control::kubeconfig(&self.dir(), "dataplane");
-        self.control().write_kubeconfig(&path, "longshore-dataplane", token.trim())
+        let credential = Credential::Token(token.trim());
+        self.control().write_kubeconfig(&path, "longshore-dataplane", &credential)
     }
 
     fn finish_nodes(&mut self) -> Result<()> {

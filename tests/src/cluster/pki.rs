@@ -20,7 +20,7 @@ pub(super) struct Pki {
 /// A certificate to make: file name, subject, what it is for, its subject alternative names.
 struct Leaf {
     name: String,
-    subject: &'static str,
+    subject: String,
     usage: &'static str,
     alternatives: String,
 }
@@ -31,7 +31,8 @@ impl Pki {
     }
 
     /// One authority for everything, the API server's and the nodes' serving certificates, the API
-    /// server's client certificate for nodes, and the key that signs ServiceAccount tokens.
+    /// server's client certificate for nodes and the nodes' for it, and the key that signs
+    /// ServiceAccount tokens.
     ///
     /// # Errors
     /// openssl 3 is missing.
@@ -43,7 +44,7 @@ impl Pki {
         self.request("ca", "/CN=lab-ca", &[])?;
         let (crt, key) = (self.text("ca.crt"), self.text("ca.key"));
         for leaf in &leaves {
-            self.request(&leaf.name, leaf.subject, &["-CA", &crt, "-CAkey", &key])?;
+            self.request(&leaf.name, &leaf.subject, &["-CA", &crt, "-CAkey", &key])?;
         }
         let (key, public) = (self.text("sa.key"), self.text("sa.pub"));
         openssl()
@@ -83,7 +84,7 @@ fn leaves(nodes: usize) -> Vec<Leaf> {
     let mut leaves = vec![
         Leaf {
             name: "apiserver".to_owned(),
-            subject: "/CN=kube-apiserver",
+            subject: "/CN=kube-apiserver".to_owned(),
             usage: "serverAuth",
             alternatives: format!(
                 "IP:{API_SERVER_IP},IP:{API_SERVER_SERVICE_IP},IP:127.0.0.1,DNS:kubernetes,\
@@ -94,16 +95,23 @@ fn leaves(nodes: usize) -> Vec<Leaf> {
         Leaf {
             // What lets `kubectl logs` and `exec` reach a node: nodes trust the same authority.
             name: "kubelet-client".to_owned(),
-            subject: "/O=system:masters/CN=kube-apiserver-kubelet-client",
+            subject: "/O=system:masters/CN=kube-apiserver-kubelet-client".to_owned(),
             usage: "clientAuth",
             alternatives: "DNS:kube-apiserver-kubelet-client".to_owned(),
         },
     ];
     leaves.extend((1..=nodes).map(|number| Leaf {
         name: format!("n{number}"),
-        subject: "/O=system:nodes/CN=node",
+        subject: "/O=system:nodes/CN=node".to_owned(),
         usage: "serverAuth",
         alternatives: format!("IP:{},DNS:n{number}", node_ip(number)),
+    }));
+    // What kubeadm writes into kubelet.conf: the name and group that the node authorizer wants.
+    leaves.extend((1..=nodes).map(|number| Leaf {
+        name: format!("node-n{number}"),
+        subject: format!("/O=system:nodes/CN=system:node:n{number}"),
+        usage: "clientAuth",
+        alternatives: format!("DNS:n{number}"),
     }));
     leaves
 }
@@ -132,5 +140,19 @@ mod tests {
         let text = config(&leaves(2));
         assert!(text.contains("[n1]\n") && text.contains("[n2]\n") && !text.contains("[n3]"));
         assert!(text.contains("IP:10.220.0.12,DNS:n2"), "{text}");
+    }
+
+    #[test]
+    fn each_node_is_a_client_under_its_own_name_in_the_group_of_nodes() {
+        let leaves = leaves(2);
+        let clients = leaves.iter().filter(|leaf| leaf.name.starts_with("node-"));
+        let clients: Vec<_> = clients.map(|leaf| (leaf.subject.as_str(), leaf.usage)).collect();
+        assert_eq!(
+            clients,
+            [
+                ("/O=system:nodes/CN=system:node:n1", "clientAuth"),
+                ("/O=system:nodes/CN=system:node:n2", "clientAuth")
+            ]
+        );
     }
 }

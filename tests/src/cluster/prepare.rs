@@ -6,7 +6,7 @@ use super::LIMIT_S;
 use super::control::{Control, kubeconfig, log};
 use super::node::ClusterNode;
 use super::options::{Agent, ClusterOptions, Proxy};
-use super::render::{self, API_SERVER_IP, NodeFiles, node_ip};
+use super::render::{self, API_SERVER_IP, Credential, NodeFiles, node_ip};
 use crate::cgroup;
 use crate::containerd::Containerd;
 use crate::netns::Netns;
@@ -107,7 +107,11 @@ impl ClusterNode {
         // No name server of the machine: nothing of it is reachable from a lab.
         std::fs::write(dir.join("resolv.conf"), "search lab.example\n")?;
         let user = format!("system:node:{name}");
-        control.write_kubeconfig(&self.kubeconfig(), &user, &render::token(&user))?;
+        let credential = Credential::Certificate {
+            cert: &pki.text(&format!("node-{name}.crt")),
+            key: &pki.text(&format!("node-{name}.key")),
+        };
+        control.write_kubeconfig(&self.kubeconfig(), &user, &credential)?;
         if self.options.proxy != Proxy::None {
             let proxy = kubeconfig(&self.options.dir(), "kube-proxy");
             let text = render::proxy_configuration(self.options.proxy, &proxy, &name);

@@ -22,7 +22,8 @@ pub fn node_ip(number: usize) -> String {
 }
 
 /// Who may speak to the API server: token, user, uid, groups. The tokens are no secrets: the server
-/// listens in the lab's own network namespace only.
+/// listens in the lab's own network namespace only. Nodes have certificates in their kubeconfigs, and
+/// these tokens for the tests of tokens.
 pub(super) fn tokens(nodes: usize) -> String {
     let mut text = String::new();
     for (user, groups) in [
@@ -45,8 +46,23 @@ pub(super) fn token(user: &str) -> String {
     format!("{}-token", user.replace(':', "-"))
 }
 
-/// A kubeconfig for a bearer token.
-pub(super) fn kubeconfig(ca: &str, user: &str, token: &str) -> String {
+/// What a user of a kubeconfig shows.
+pub(super) enum Credential<'a> {
+    Token(&'a str),
+    /// Files.
+    Certificate {
+        cert: &'a str,
+        key: &'a str,
+    },
+}
+
+pub(super) fn kubeconfig(ca: &str, user: &str, credential: &Credential<'_>) -> String {
+    let credential = match credential {
+        Credential::Token(token) => format!("token: \"{token}\""),
+        Credential::Certificate { cert, key } => {
+            format!("client-certificate: \"{cert}\"\n    client-key: \"{key}\"")
+        }
+    };
     format!(
         r#"apiVersion: v1
 kind: Config
@@ -58,7 +74,7 @@ clusters:
 users:
 - name: "{user}"
   user:
-    token: "{token}"
+    {credential}
 contexts:
 - name: lab
   context:
@@ -202,7 +218,12 @@ mod tests {
         let node: Vec<&str> = text.lines().filter(|line| line.contains("system:node:n2")).collect();
         assert_eq!(node, ["system-node-n2-token,system:node:n2,system:node:n2,\"system:nodes\""]);
         assert_eq!(text.lines().count(), 6);
-        assert!(kubeconfig("/ca", "admin", &token("admin")).contains("token: \"admin-token\""));
+        let admin = kubeconfig("/ca", "admin", &Credential::Token(&token("admin")));
+        assert!(admin.contains("    token: \"admin-token\"\ncontexts:"), "{admin}");
+        let credential = Credential::Certificate { cert: "/crt", key: "/key" };
+        let node = kubeconfig("/ca", "system:node:n2", &credential);
+        let wanted = "    client-certificate: \"/crt\"\n    client-key: \"/key\"\ncontexts:";
+        assert!(node.contains(wanted) && !node.contains("token"), "{node}");
     }
 
     #[test]
