@@ -86,8 +86,7 @@ impl Containerd {
         }
         let config = place.dir.join("containerd.toml");
         std::fs::write(&config, config_text(runtime, place))?;
-        let log = place.dir.join("containerd.log");
-        let child = start(runtime, &config, &log, netns)?;
+        let child = start(runtime, place, netns)?;
         let mut this = Self {
             runtime: runtime.clone(),
             place: place.clone(),
@@ -168,10 +167,7 @@ impl Containerd {
 
     /// The shims of this instance only: pid and command line.
     pub fn shims(&self) -> Vec<(i32, String)> {
-        let socket = self.socket().display().to_string();
-        processes(|line| {
-            line.contains("containerd-shim-runc-v2") && line.split(' ').any(|word| word == socket)
-        })
+        shims(&self.place.dir)
     }
 
     /// Shims that containerd itself has forgotten, and that no call reaches: it lists neither sandbox
@@ -196,9 +192,7 @@ impl Containerd {
     /// containerd goes away and comes back; its containers go on.
     pub fn restart(&mut self) -> Result<()> {
         self.stop_daemon()?;
-        let config = self.place.dir.join("containerd.toml");
-        let log = self.place.dir.join("containerd.log");
-        self.child = start(&self.runtime, &config, &log, &self.netns)?;
+        self.child = start(&self.runtime, &self.place, &self.netns)?;
         self.wait_ready()
     }
 
@@ -218,16 +212,35 @@ impl Drop for Containerd {
     }
 }
 
-fn start(runtime: &Runtime, config: &Path, log: &Path, netns: &Netns) -> Result<Child> {
+fn start(runtime: &Runtime, place: &Place, netns: &Netns) -> Result<Child> {
     let bin_dir = &runtime.bin_dir;
     let path = std::env::var("PATH").unwrap_or_default();
     netns
         .run(&bin_dir.join("containerd").to_string_lossy())
         .arg("-c")
-        .arg(config)
+        .arg(place.dir.join("containerd.toml"))
         .env("PATH", format!("{}:{path}", bin_dir.display()))
         .own_group()
-        .start(log)
+        .recorded(record(&place.dir))
+        .start(&place.dir.join("containerd.log"))
+}
+
+/// The file with each containerd that was started in that directory.
+pub fn record(dir: &Path) -> PathBuf {
+    dir.join("processes")
+}
+
+/// Of the containerd in that directory: each has its socket as `-address`.
+pub fn shims(dir: &Path) -> Vec<(i32, String)> {
+    let socket = dir.join("containerd.sock").display().to_string();
+    processes(|line| is_shim_of(line, &socket))
+}
+
+fn is_shim_of(line: &str, socket: &str) -> bool {
+    let mut words = line.split(' ');
+    words.next().is_some_and(|program| program.ends_with("/containerd-shim-runc-v2"))
+        && words.any(|word| word == "-address")
+        && words.next() == Some(socket)
 }
 
 /// The sandbox of a shim, by its command line.
@@ -357,6 +370,15 @@ const V3: &str = r#"[plugins.'io.containerd.nri.v1.nri']
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shim_belongs_to_the_containerd_whose_socket_is_its_address() {
+        let line = "/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id abc -address /x.sock";
+        assert!(is_shim_of(line, "/x.sock"));
+        assert!(!is_shim_of(line, "/y.sock"));
+        assert!(!is_shim_of("vi -address /x.sock", "/x.sock"));
+        assert!(!is_shim_of("less /usr/bin/containerd-shim-runc-v2 /x.sock", "/x.sock"));
+    }
 
     #[test]
     fn f20_only_a_call_that_was_cut_off_excuses_a_shim() {

@@ -1,5 +1,9 @@
 //! Processes told apart: a number alone may belong to somebody else tomorrow.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,6 +20,26 @@ impl Identity {
     pub fn of(pid: i32) -> Option<Self> {
         let (_, start) = read(pid)?;
         Some(Self { pid, start })
+    }
+
+    /// Adds it to the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn record(self, file: &Path) -> std::io::Result<()> {
+        let mut file = File::options().create(true).append(true).open(file)?;
+        file.write_all(format!("{} {} {}\n", boot_id(), self.pid, self.start).as_bytes())
+    }
+
+    /// What [`Identity::record`] has written since this machine started; most have ended.
+    pub fn recorded(file: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let boot = boot_id();
+        let parse = |line: &str| {
+            let (pid, start) = line.strip_prefix(&boot)?.trim().split_once(' ')?;
+            Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()? })
+        };
+        text.lines().filter_map(parse).collect()
     }
 
     /// False once it has ended, also while nobody has reaped it.
@@ -66,6 +90,19 @@ mod tests {
         let other = Identity { start: own.start + 1, ..own };
         assert!(!other.alive());
         assert!(!other.signal(Signal::SIGKILL), "this test would have ended here");
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_back_and_nothing_of_another_boot() {
+        let file = std::env::temp_dir().join(format!("longshore-record-{}", std::process::id()));
+        let all = [Identity { pid: 7, start: 70 }, Identity { pid: 8, start: 80 }];
+        all.iter().for_each(|one| one.record(&file).unwrap());
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        text.push_str("another-boot 9 90\n");
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(Identity::recorded(&file), all);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(Identity::recorded(&file), []);
     }
 
     #[test]

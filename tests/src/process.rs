@@ -36,6 +36,7 @@ pub struct Run {
     command: Command,
     line: String,
     limit: Duration,
+    record: Option<PathBuf>,
 }
 
 impl Run {
@@ -43,7 +44,7 @@ impl Run {
         let line = program.as_ref().to_string_lossy().into_owned();
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        Self { command, line, limit: Duration::from_secs(60) }
+        Self { command, line, limit: Duration::from_secs(60), record: None }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -100,6 +101,13 @@ impl Run {
     /// A process group of its own: ^C in the terminal is not for it.
     pub fn own_group(mut self) -> Self {
         self.command.process_group(0);
+        self
+    }
+
+    /// What [`Run::start`] starts is written down in that file, for whoever cleans up after this
+    /// program was killed: [`Identity::recorded`] reads it.
+    pub fn recorded(mut self, file: PathBuf) -> Self {
+        self.record = Some(file);
         self
     }
 
@@ -174,7 +182,15 @@ impl Run {
         let pid = child.id().cast_signed();
         // Not reaped before the first look at it, so that it still has a number here.
         let identity = Identity::of(pid).with_context(|| format!("`{}` is gone", self.line))?;
-        Ok(Child { identity, own: Some(child), keep: false, log: log.to_owned(), line: self.line })
+        let child =
+            Child { identity, own: Some(child), keep: false, log: log.to_owned(), line: self.line };
+        if let Some(record) = &self.record {
+            // Not written down, it must not stay: dropping the child ends it.
+            identity
+                .record(record)
+                .with_context(|| format!("cannot write {}", record.display()))?;
+        }
+        Ok(child)
     }
 }
 

@@ -1,15 +1,17 @@
 //! What a cluster may leave behind: how it is found, and how it is removed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 
 use super::Cluster;
 use super::options::{ClusterOptions, MAX_NODES};
 use super::state::State;
 use crate::cgroup;
-use crate::containerd::unmount_below;
+use crate::containerd::{self, unmount_below};
 use crate::netns::Netns;
+use crate::pid::Identity;
 use crate::process::{kill_all, processes};
 
 /// Ends and removes a cluster of the same name that a killed run left.
@@ -22,20 +24,13 @@ pub(super) fn remove(options: &ClusterOptions) -> Result<()> {
         drop(cluster);
     }
     // A client of a program that was killed: a watch or a proxy ends with nobody.
-    let marker = format!("{}/", dir.display());
-    let is_kubectl = |line: &str| line.split(' ').any(|word| word.ends_with("/kubectl"));
-    let clients = processes(|line| line.contains(&marker) && is_kubectl(line));
-    kill_all(clients.into_iter().map(|(pid, _)| pid));
-    // Started, and killed before it was written down: containerd and its shims name their files.
+    kill_recorded(&clients(&dir));
     for number in 1..=MAX_NODES {
         let place = dir.join(format!("n{number}/containerd"));
-        let own = [place.join("containerd.toml"), place.join("containerd.sock")];
-        let own = own.map(|path| path.display().to_string());
-        let found = processes(|line| {
-            line.contains("containerd")
-                && line.split(' ').any(|word| own.iter().any(|one| one == word))
-        });
-        kill_all(found.into_iter().map(|(pid, _)| pid));
+        // Killed before the cluster's own file had it.
+        kill_recorded(&containerd::record(&place));
+        // containerd started these, so nobody has their numbers; but they name its socket.
+        kill_all(containerd::shims(&place).into_iter().map(|(pid, _)| pid));
         let root = cgroup_root(options, number);
         if !cgroup::below(&root).is_empty() {
             cgroup::remove(&root);
@@ -50,6 +45,17 @@ pub(super) fn remove(options: &ClusterOptions) -> Result<()> {
             .with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// The file with the kubectls that a program left running.
+pub(super) fn clients(dir: &Path) -> PathBuf {
+    dir.join("clients")
+}
+
+fn kill_recorded(file: &Path) {
+    for process in Identity::recorded(file) {
+        process.signal(Signal::SIGKILL);
+    }
 }
 
 /// One line for each thing that is still there.

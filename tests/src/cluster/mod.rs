@@ -90,9 +90,9 @@ impl Cluster {
         &self.control().netns
     }
 
-    /// `kubectl …` as the administrator.
+    /// `kubectl …` as the administrator. One that is left running (a watch, a proxy) is written down.
     pub fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
-        self.control().kubectl().args(args)
+        self.control().kubectl().args(args).recorded(leftovers::clients(&self.dir()))
     }
 
     /// `kubectl apply` of some YAML; gives what it says.
