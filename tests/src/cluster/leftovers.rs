@@ -20,17 +20,18 @@ use crate::process::{kill_all, processes};
 /// Its directory cannot be removed.
 pub(super) fn remove(options: &ClusterOptions) -> Result<()> {
     let dir = options.dir();
+    // Before the files go: a containerd that was killed before the cluster's own file had it, and a
+    // client of a program that was killed, which ends with nobody.
+    let places = (1..=MAX_NODES).map(|number| containerd::record(&place(&dir, number)));
+    let recorded: Vec<Identity> =
+        places.chain([clients(&dir)]).flat_map(|file| Identity::recorded(&file)).collect();
     if let Ok(cluster) = Cluster::attach(&dir) {
         drop(cluster);
     }
-    // A client of a program that was killed: a watch or a proxy ends with nobody.
-    kill_recorded(&clients(&dir));
+    end(&recorded);
     for number in 1..=MAX_NODES {
-        let place = dir.join(format!("n{number}/containerd"));
-        // Killed before the cluster's own file had it.
-        kill_recorded(&containerd::record(&place));
         // containerd started these, so nobody has their numbers; but they name its socket.
-        kill_all(containerd::shims(&place).into_iter().map(|(pid, _)| pid));
+        kill_all(containerd::shims(&place(&dir, number)).into_iter().map(|(pid, _)| pid));
         let root = cgroup_root(options, number);
         if !cgroup::below(&root).is_empty() {
             cgroup::remove(&root);
@@ -52,8 +53,14 @@ pub(super) fn clients(dir: &Path) -> PathBuf {
     dir.join("clients")
 }
 
-fn kill_recorded(file: &Path) {
-    for process in Identity::recorded(file) {
+/// A node's containerd.
+fn place(dir: &Path, number: usize) -> PathBuf {
+    dir.join(format!("n{number}/containerd"))
+}
+
+/// Those of them that still run.
+pub(super) fn end(recorded: &[Identity]) {
+    for process in recorded {
         process.signal(Signal::SIGKILL);
     }
 }

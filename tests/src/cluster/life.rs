@@ -11,6 +11,7 @@ use super::state::State;
 use super::{API_SERVER_ROLE, Agent, Cluster, ClusterNode, ClusterOptions, LIMIT_S, leftovers};
 use crate::cgroup;
 use crate::containerd::{Containerd, unmount_below};
+use crate::pid::Identity;
 use crate::process::{Child, wait_for};
 
 impl Cluster {
@@ -190,9 +191,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends everything, innermost first: agents, pods, runtimes, the control plane.
+    /// Ends everything, innermost first: clients, agents, pods, runtimes, the control plane.
     fn end(&mut self) -> Result<()> {
         self.kept = true;
+        leftovers::end(&Identity::recorded(&leftovers::clients(&self.dir())));
         for node in &mut self.nodes {
             for mut child in [node.agent.take(), node.proxy.take()].into_iter().flatten() {
                 let _ = child.kill9();
