@@ -70,3 +70,24 @@ fn b33_the_cluster_is_one_look_up() {
     node.run(|| masquerade::remove(&plan).expect("nft"));
     assert_eq!(show(&node, "nft", &["list", "ruleset"]), "");
 }
+
+/// F48: whoever asks the kernel gets an answer, also while somebody else asks.
+#[test]
+fn f48_questions_at_once_are_all_answered() {
+    let node = Space::new();
+    for number in 0..20 {
+        let (one, other) = (format!("a{number}"), format!("b{number}"));
+        show(&node, "ip", &["link", "add", &one, "type", "veth", "peer", "name", &other]);
+    }
+    let answers = node.block_on(|| async {
+        let supervisor = Supervisor::default();
+        let network = Network::open(&supervisor.scope()).expect("netlink");
+        let ask = || async { (network.links().await, network.attached().await) };
+        let (a, b, c, d) = tokio::join!(ask(), ask(), ask(), ask());
+        [a, b, c, d]
+    });
+    for (links, attached) in answers {
+        assert_eq!(links.expect("interfaces").len(), 41);
+        assert_eq!(attached.expect("addresses"), []);
+    }
+}

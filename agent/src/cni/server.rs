@@ -416,7 +416,8 @@ impl Cni {
             self.shared.busy.lock().await.remove(&sandbox);
         }
         if let Err(error) = self.collect_links(live).await {
-            tracing::warn!(%error, "Cannot look for interfaces that no sandbox owns");
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(error, "Cannot look for interfaces that no sandbox owns");
         }
     }
 

@@ -45,7 +45,9 @@ pub async fn run(
             // Addresses come and go with links and leases (F48).
             match network.attached().await {
                 Ok(attached) => place.attached = attached,
-                Err(error) => tracing::warn!(%error, "Cannot read the node's own networks"),
+                Err(error) => {
+                    tracing::warn!(error = text(error), "Cannot read the node's own networks");
+                }
             }
         }
         let world = store.snapshot();

@@ -183,7 +183,7 @@ mod tests {
     fn check(case: &Case, expect: &str) {
         let got = reject(&case.input());
         let text = got.map(|(reason, message)| format!("{reason}: {message}")).unwrap_or_default();
-        assert_eq!(text.starts_with(expect), true, "{text:?}, wanted {expect:?}");
+        assert!(text.starts_with(expect), "{text:?}, wanted {expect:?}");
         assert_eq!(text.is_empty(), expect.is_empty(), "{text}");
     }
 

@@ -35,6 +35,7 @@ impl Network {
     /// # Errors
     /// A netlink dump failed.
     pub async fn links(&self) -> Result<Vec<Link>, NetworkError> {
+        let _dump = self.dump.lock().await;
         let mut messages = self.handle.link().get().execute();
         let mut links = Vec::new();
         while let Some(message) =
@@ -60,6 +61,7 @@ impl Network {
         let links = self.links().await?;
         let mtu = links.iter().find(|link| Some(link.ifindex) == ifindex).map(|link| link.mtu);
         let mut found = Vec::new();
+        let _dump = self.dump.lock().await;
         let mut messages = self.handle.address().get().execute();
         while let Some(message) =
             messages.try_next().await.map_err(NetworkError::netlink("list addresses"))?
@@ -83,6 +85,7 @@ impl Network {
     /// # Errors
     /// A netlink dump failed.
     pub async fn attached(&self) -> Result<Vec<Ipv4Net>, NetworkError> {
+        let _dump = self.dump.lock().await;
         let mut messages = self.handle.address().get().execute();
         let mut found = Vec::new();
         while let Some(message) =
@@ -102,6 +105,7 @@ impl Network {
 
     async fn default_route_interface(&self) -> Result<Option<u32>, NetworkError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _dump = self.dump.lock().await;
         let mut routes = self.handle.route().get(query).execute();
         while let Some(route) =
             routes.try_next().await.map_err(NetworkError::netlink("list routes"))?

@@ -10,13 +10,14 @@ pub mod routes;
 pub mod sysctl;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::supervise::{self, Policy, Scope};
 use crate::sys::netns;
@@ -63,6 +64,8 @@ impl NetworkError {
 #[derive(Clone)]
 pub struct Network {
     handle: Handle,
+    /// A socket has one dump at a time: the kernel answers EBUSY to a second one.
+    dump: Arc<Mutex<()>>,
 }
 
 impl Network {
@@ -72,7 +75,7 @@ impl Network {
         let (connection, handle, _messages) =
             rtnetlink::new_connection().map_err(NetworkError::io("open a netlink socket"))?;
         scope.detach("netlink", Policy::Critical, connection);
-        Ok(Self { handle })
+        Ok(Self { handle, dump: Arc::default() })
     }
 }
 

@@ -42,6 +42,7 @@ impl Network {
 
     async fn routes(&self) -> Result<BTreeSet<(Ipv4Net, Ipv4Addr)>, NetworkError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _dump = self.dump.lock().await;
         let mut messages = self.handle.route().get(query).execute();
         let mut found = BTreeSet::new();
         while let Some(route) =
