@@ -97,6 +97,26 @@ fn b29_a_service_that_prefers_the_zone_is_answered_from_it() {
     .unwrap();
 }
 
+/// Only the node's own configuration names a range, and nobody has a route back into it.
+#[test]
+fn b33_pods_of_a_configured_range_reach_the_world() {
+    let cluster = cluster("range", 1, |options| options.pod_cidr = Some("10.250.0.0/24".into()));
+    let space = e2e(&cluster);
+    assert_eq!(text(&space.get("node n1"), "/spec/podCIDR"), "");
+    space.apply(&pod("client", "sleep", ""));
+    space.wait_ready("client");
+    let client = space.pod("client");
+    assert!(client.ip.to_string().starts_with("10.250.0."), "{}", client.ip);
+    // The API server is outside the cluster's networks, behind a Service.
+    let api = text(&cluster_service(&cluster), "/spec/clusterIP");
+    space.wait_ok(&client, &format!("connect {api}:443 --timeout 2"));
+    cluster.down().unwrap();
+}
+
+fn cluster_service(cluster: &longshore_tests::cluster::Cluster) -> serde_json::Value {
+    Space { cluster, name: "default" }.get("service kubernetes")
+}
+
 #[test]
 fn b26_a_service_follows_its_pods_on_the_other_node() {
     let space = Shared::new("follow");

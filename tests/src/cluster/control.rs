@@ -175,7 +175,8 @@ impl Control {
                     .arg(format!("--service-account-private-key-file={}", pki.text("sa.key")))
                     .args(["--use-service-account-credentials", "--leader-elect=false"])
                     .arg(format!("--root-ca-file={}", pki.text("ca.crt")))
-                    .args(["--allocate-node-cidrs", &format!("--cluster-cidr={CLUSTER_CIDR}")])
+                    .arg(format!("--allocate-node-cidrs={}", self.options.pod_cidr.is_none()))
+                    .arg(format!("--cluster-cidr={CLUSTER_CIDR}"))
                     .arg(format!("--service-cluster-ip-range={SERVICE_CIDR}"))
                     .arg(format!("--cluster-signing-cert-file={}", pki.text("ca.crt")))
                     .arg(format!("--cluster-signing-key-file={}", pki.text("ca.key")));

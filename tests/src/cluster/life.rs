@@ -153,6 +153,7 @@ impl Cluster {
     }
 
     fn finish_nodes(&mut self) -> Result<()> {
+        let given = self.options.pod_cidr.is_some();
         wait_for("every node to have a pod range", LIMIT_S, || {
             for node in &mut self.nodes {
                 if let Some(code) = node.agent_exited()? {
@@ -161,7 +162,7 @@ impl Cluster {
             }
             let states = self.node_states()?;
             Ok(states.len() == self.nodes.len()
-                && states.iter().all(|one| !one.pod_cidr.is_empty()))
+                && states.iter().all(|one| given || !one.pod_cidr.is_empty()))
         })?;
         let is_kubelet = |node: &&ClusterNode| node.options.agent == Agent::Kubelet;
         let kubelets: Vec<&ClusterNode> = self.nodes.iter().filter(is_kubelet).collect();

@@ -139,6 +139,8 @@ pub struct ClusterOptions {
     /// After how long without a Lease a node is Unknown and its pods are taken from Services. `None`:
     /// the controller manager's default. Long where a test stops the API server.
     pub node_monitor_grace_period_s: Option<u32>,
+    /// `podCIDR` of the nodes' configuration: the control plane then gives none.
+    pub pod_cidr: Option<String>,
 }
 
 /// The name of the cluster that tests share.
@@ -158,6 +160,7 @@ impl ClusterOptions {
             other_agents: BTreeMap::new(),
             proxy: Proxy::None,
             node_monitor_grace_period_s: None,
+            pod_cidr: None,
         }
     }
 

@@ -103,6 +103,9 @@ impl ClusterNode {
         if self.options.agent == Agent::Kubelet {
             text.push_str(&render::kubelet_only(&dir));
         }
+        if let Some(range) = &self.options.pod_cidr {
+            text.push_str(&format!("podCIDR: {range}\n"));
+        }
         std::fs::write(self.config(), text)?;
         // No name server of the machine: nothing of it is reachable from a lab.
         std::fs::write(dir.join("resolv.conf"), "search lab.example\n")?;

@@ -31,6 +31,9 @@ impl State {
         let others = options.other_agents.iter().map(|(number, agent)| format!("{number} {agent}"));
         add("other_agents", others.collect::<Vec<_>>().join(","));
         add("proxy", options.proxy.to_string());
+        if let Some(range) = &options.pod_cidr {
+            add("pod_cidr", range.clone());
+        }
         if let Some(seconds) = options.node_monitor_grace_period_s {
             add("node_monitor_grace_period_s", seconds.to_string());
         }
@@ -90,6 +93,7 @@ impl State {
                 Some(text) => Some(text.parse()?),
                 None => None,
             },
+            pod_cidr: self.get("pod_cidr"),
         })
     }
 
