@@ -17,3 +17,9 @@ pub mod cri {
         }
     }
 }
+
+/// Package `containerd.services.tasks.v1`: the one call that CRI has not.
+#[allow(missing_docs, clippy::all, reason = "generated code")]
+pub mod tasks {
+    include!(concat!(env!("OUT_DIR"), "/containerd.services.tasks.v1.rs"));
+}

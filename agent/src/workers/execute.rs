@@ -141,7 +141,14 @@ async fn effect(
             Err(format!("container {name} was not created"))
         }
         Action::StopContainer { id, grace_s, .. } => text(cri.stop_container(id, *grace_s).await),
-        Action::RemoveContainer { id, .. } => text(cri.remove_container(id).await),
+        Action::RemoveContainer { id, .. } => {
+            let removed = cri.remove_container(id).await;
+            if removed.as_ref().is_err_and(|error| error.is_of_a_running_task()) {
+                end_lost_task(shared, jobs, uid, id).await?;
+                return text(cri.remove_container(id).await).map(|()| None);
+            }
+            text(removed)
+        }
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
         Action::RemoveSandbox { id } => text(cri.remove_sandbox(id).await),
         Action::Finish => finish(shared, jobs, key, uid).await,
@@ -151,6 +158,23 @@ async fn effect(
         }
     };
     done.map(|()| None)
+}
+
+/// Nothing of it may live, and no call of CRI ends it (F20).
+async fn end_lost_task(
+    shared: &Arc<Shared>,
+    jobs: &Jobs,
+    uid: &PodUid,
+    id: &str,
+) -> Result<(), String> {
+    tracing::warn!(container = id, "The runtime has lost a process of this container: killing it");
+    let (cgroups, uid, owned) = (shared.cgroups.clone(), uid.clone(), id.to_owned());
+    jobs.run(move |place| {
+        place.at(&owned);
+        cgroups.kill_container(&uid, &owned).map_err(|e| e.to_string())
+    })
+    .await?;
+    text(shared.cri.forget_task(id).await)
 }
 
 fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {

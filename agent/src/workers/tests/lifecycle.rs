@@ -211,6 +211,21 @@ async fn a70_a_command_that_is_not_there_is_told() {
 }
 
 #[tokio::test]
+async fn f20_a_task_that_the_runtime_has_lost_is_killed() {
+    let node = with_image("f20");
+    let _daemon = start(&node.shared);
+    apply(&node.shared, pod("u1", serde_json::json!({})));
+    node.until("ready", |node| is_ready(&node.shared, "u1")).await;
+    let id = node.fake.with(|r| r.containers.keys().next().unwrap().clone());
+    let words = format!("failed to delete containerd container: cannot delete running task {id}");
+    node.fake.fail("RemoveContainer", Fault::Refuse(Code::FailedPrecondition, words));
+    delete(&node.shared);
+    node.until("finished", |node| !node.finished.lock().unwrap().is_empty()).await;
+    assert_eq!(*node.cgroups.killed.lock().unwrap(), [id]);
+    assert!(nothing_left(&node));
+}
+
+#[tokio::test]
 async fn a96_a205_a_restart_adopts_and_writes_nothing() {
     let node = with_image("a96");
     let daemon = start(&node.shared);
