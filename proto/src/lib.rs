@@ -18,7 +18,13 @@ pub mod cri {
     }
 }
 
-/// Package `containerd.services.tasks.v1`: the one call that CRI has not.
+/// Package `containerd.services.containers.v1`: what CRI has not.
+#[allow(missing_docs, clippy::all, reason = "generated code")]
+pub mod containers {
+    include!(concat!(env!("OUT_DIR"), "/containerd.services.containers.v1.rs"));
+}
+
+/// Package `containerd.services.tasks.v1`: what CRI has not.
 #[allow(missing_docs, clippy::all, reason = "generated code")]
 pub mod tasks {
     include!(concat!(env!("OUT_DIR"), "/containerd.services.tasks.v1.rs"));

@@ -23,7 +23,7 @@ fn f20_a_task_that_the_runtime_has_lost_does_not_keep_its_pod() {
     node.remove("lost.yaml").unwrap();
     node.start_daemon().unwrap();
     wait_empty(&node);
-    assert!(node.last_log(400).contains("lost a process"), "{}", node.last_log(400));
+    assert!(node.last_log(400).contains("lost a running task"), "{}", node.last_log(400));
     wait_for("no shim to be left", 20, || Ok(node.containerd().shims().is_empty())).unwrap();
 }
 

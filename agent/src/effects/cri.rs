@@ -7,16 +7,12 @@
 use std::future::Future;
 use std::time::Duration;
 
+use longshore_proto::cri;
 use longshore_proto::cri::image_service_client::ImageServiceClient;
 use longshore_proto::cri::runtime_service_client::RuntimeServiceClient;
-use longshore_proto::tasks::tasks_client::TasksClient;
-use longshore_proto::{cri, tasks};
-use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-/// containerd's API asks for its namespace; that of CRI is always the same.
-const NAMESPACE: &str = "containerd-namespace";
 /// A node with a thousand containers lists more than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 32 << 20;
 /// `runtimeRequestTimeout` (A209).
@@ -250,22 +246,6 @@ impl Cri {
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
         let mut client = self.runtime.clone();
         done(call("RemoveContainer", CALL_TIMEOUT, client.remove_container(request)).await)
-    }
-
-    /// Makes containerd forget a task whose processes have ended, by its own API: CRI has no call for
-    /// it. Of other runtimes there is nothing to forget.
-    ///
-    /// # Errors
-    /// See [`CriError`].
-    pub async fn forget_task(&self, id: &str) -> Result<(), CriError> {
-        let mut request =
-            tonic::Request::new(tasks::DeleteTaskRequest { container_id: id.to_owned() });
-        request.metadata_mut().insert(NAMESPACE, MetadataValue::from_static("k8s.io"));
-        let mut client = TasksClient::new(self.channel.clone());
-        match done(call("Tasks/Delete", CALL_TIMEOUT, client.delete(request)).await) {
-            Err(error) if error.code == Code::Unimplemented => Ok(()),
-            other => other,
-        }
     }
 
     /// Runs a command in a container; the runtime kills it after `timeout` (A88). Some runtimes do

@@ -8,5 +8,6 @@ pub mod cri;
 pub mod events;
 pub mod images;
 pub mod logs;
+pub mod lost;
 pub mod network;
 pub mod volumes;

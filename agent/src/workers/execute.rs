@@ -12,7 +12,7 @@ use longshore_core::pod::{credentials, paths};
 use super::Shared;
 use super::jobs::{Jobs, Place};
 use crate::effects::images::Pull;
-use crate::effects::{logs, volumes};
+use crate::effects::{logs, lost, volumes};
 use crate::failpoint;
 
 /// Names of the failpoints around an action, before and after.
@@ -144,13 +144,21 @@ async fn effect(
         Action::RemoveContainer { id, .. } => {
             let removed = cri.remove_container(id).await;
             if removed.as_ref().is_err_and(|error| error.is_of_a_running_task()) {
-                end_lost_task(shared, jobs, uid, id).await?;
+                let ended = lost::end_task(cri.channel(), id).await?;
+                tracing::warn!(container = id, ended, "The runtime had lost a running task");
                 return text(cri.remove_container(id).await).map(|()| None);
             }
             text(removed)
         }
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
-        Action::RemoveSandbox { id } => text(cri.remove_sandbox(id).await),
+        Action::RemoveSandbox { id } => {
+            let removed = text(cri.remove_sandbox(id).await);
+            // One of a RunPodSandbox that was cut off may be gone for CRI alone.
+            if removed.is_ok() && lost::end_sandbox(cri.channel(), id).await? {
+                tracing::warn!(sandbox = id, "The runtime had lost a running sandbox");
+            }
+            removed
+        }
         Action::Finish => finish(shared, jobs, key, uid).await,
         Action::Event { warning, reason, message, container, .. } => {
             shared.event(key, uid, container.as_deref(), *warning, reason, message.clone());
@@ -158,23 +166,6 @@ async fn effect(
         }
     };
     done.map(|()| None)
-}
-
-/// Nothing of it may live, and no call of CRI ends it (F20).
-async fn end_lost_task(
-    shared: &Arc<Shared>,
-    jobs: &Jobs,
-    uid: &PodUid,
-    id: &str,
-) -> Result<(), String> {
-    tracing::warn!(container = id, "The runtime has lost a process of this container: killing it");
-    let (cgroups, uid, owned) = (shared.cgroups.clone(), uid.clone(), id.to_owned());
-    jobs.run(move |place| {
-        place.at(&owned);
-        cgroups.kill_container(&uid, &owned).map_err(|e| e.to_string())
-    })
-    .await?;
-    text(shared.cri.forget_task(id).await)
 }
 
 fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {

@@ -11,7 +11,6 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use longshore_core::model::PodUid;
 use longshore_core::pod::action::CgroupPlan;
 
 pub use hierarchy::{Hierarchy, Layout, Version};
@@ -66,12 +65,6 @@ pub trait Cgroups: Send + Sync {
     /// # Errors
     /// See [`CgroupError`].
     fn remove(&self, plan: &CgroupPlan) -> Result<(), CgroupError>;
-
-    /// Kills what is left of a container, by the cgroup that the runtime made for it in the pod's.
-    ///
-    /// # Errors
-    /// See [`CgroupError`].
-    fn kill_container(&self, uid: &PodUid, id: &str) -> Result<(), CgroupError>;
 
     /// The pod's cgroup exists in any hierarchy.
     fn exists(&self, plan: &CgroupPlan) -> bool;
@@ -294,18 +287,6 @@ impl Cgroups for KernelCgroups {
                 hierarchy.remove(path)?;
             }
             self.set_qos(path)?;
-        }
-        Ok(())
-    }
-
-    fn kill_container(&self, uid: &PodUid, id: &str) -> Result<(), CgroupError> {
-        let name = format!("/pod{uid}");
-        for pod in self.pods().into_iter().filter(|path| path.ends_with(&name)) {
-            let path = format!("{pod}/{id}");
-            self.check(&path)?;
-            for hierarchy in &self.layout.hierarchies {
-                hierarchy.kill(&path)?;
-            }
         }
         Ok(())
     }

@@ -40,8 +40,6 @@ struct Node {
 #[derive(Default)]
 struct FakeCgroups {
     paths: Mutex<std::collections::BTreeSet<String>>,
-    /// IDs of containers.
-    killed: Mutex<Vec<String>>,
     /// The next `ensure` takes it and waits until its sender is gone.
     hangs: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
 }
@@ -59,11 +57,6 @@ impl Cgroups for FakeCgroups {
     fn remove(&self, plan: &CgroupPlan) -> Result<(), CgroupError> {
         let name = plan.path.rsplit('/').next().unwrap();
         self.paths.lock().unwrap().retain(|path| !path.ends_with(name));
-        Ok(())
-    }
-
-    fn kill_container(&self, _uid: &PodUid, id: &str) -> Result<(), CgroupError> {
-        self.killed.lock().unwrap().push(id.to_owned());
         Ok(())
     }
 
