@@ -152,12 +152,13 @@ async fn effect(
         }
         Action::StopSandbox { id } => text(cri.stop_sandbox(id).await),
         Action::RemoveSandbox { id } => {
-            let removed = text(cri.remove_sandbox(id).await);
-            // One of a RunPodSandbox that was cut off may be gone for CRI alone.
-            if removed.is_ok() && lost::end_sandbox(cri.channel(), id).await? {
+            // First: one of a RunPodSandbox that was cut off is removed by CRI without its task, and
+            // then nobody would know it any more.
+            if lost::end_task(cri.channel(), id).await? {
                 tracing::warn!(sandbox = id, "The runtime had lost a running sandbox");
             }
-            removed
+            text(cri.remove_sandbox(id).await)?;
+            lost::forget_container(cri.channel(), id).await
         }
         Action::Finish => finish(shared, jobs, key, uid).await,
         Action::Event { warning, reason, message, container, .. } => {
