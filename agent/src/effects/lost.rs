@@ -32,9 +32,8 @@ pub async fn end_task(channel: Channel, id: &str) -> Result<bool, String> {
     let kill = KillRequest { container_id: id.to_owned(), signal: 9, all: true };
     match answer(tasks.kill(request(kill))).await {
         Ok(_) => {}
-        Err(status) if matches!(status.code(), Code::NotFound) => {
-            // No process; whether there is a task says its deletion.
-        }
+        // Its process has ended, or there is no task: its deletion tells.
+        Err(status) if status.code() == Code::NotFound => {}
         Err(status) if status.code() == Code::Unimplemented => return Ok(false),
         Err(status) => return Err(text(&status)),
     }
