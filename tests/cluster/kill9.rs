@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_tests::cluster::Cluster;
+use longshore_tests::failpoints;
 use longshore_tests::process::Child;
+use longshore_tests::summary::Summary;
 use serde_json::Value;
 
 use crate::script::*;
@@ -21,9 +23,8 @@ const KILLS: usize = 50;
 const STEADY: [&str; 4] = ["server", "client", "stranger", "remote"];
 /// Passed once in a node's life, so there is a Node to delete before.
 const REGISTRATION: [&str; 2] = ["api.node_create.after", "api.node_create.before"];
-/// Every failpoint that a start of the daemon and pods that come and go pass, sorted: one that is
-/// lost, and one that nobody kills at, is seen.
-const STEPS: [&str; 53] = [
+/// Failpoints of calls to the API server, beside those of each pod.
+const API_STEPS: [&str; 16] = [
     "api.lease.after",
     "api.lease.before",
     "api.mirror_create.after",
@@ -40,43 +41,6 @@ const STEPS: [&str; 53] = [
     "api.pod_status.before",
     "api.token.after",
     "api.token.before",
-    "cni.add.allocated",
-    "cni.add.begin",
-    "cni.add.hooks",
-    "cni.add.pair",
-    "cni.add.recorded",
-    "cni.del.begin",
-    "cni.del.released",
-    "dataplane.apply.after",
-    "dataplane.apply.before",
-    "pod.cgroup.after",
-    "pod.cgroup.before",
-    "pod.create_container.after",
-    "pod.create_container.before",
-    "pod.finish.after",
-    "pod.finish.before",
-    "pod.remove_cgroup.after",
-    "pod.remove_cgroup.before",
-    "pod.remove_container.after",
-    "pod.remove_container.before",
-    "pod.remove_logs.after",
-    "pod.remove_logs.before",
-    "pod.remove_sandbox.after",
-    "pod.remove_sandbox.before",
-    "pod.remove_volumes.after",
-    "pod.remove_volumes.before",
-    "pod.run_sandbox.after",
-    "pod.run_sandbox.before",
-    "pod.start_container.after",
-    "pod.start_container.before",
-    "pod.status.after",
-    "pod.status.before",
-    "pod.stop_container.after",
-    "pod.stop_container.before",
-    "pod.stop_sandbox.after",
-    "pod.stop_sandbox.before",
-    "pod.volumes.after",
-    "pod.volumes.before",
 ];
 
 #[test]
@@ -87,7 +51,8 @@ fn i1_i2_i3_i4_i5_i6_i7_i8_fifty_kills_at_every_step_under_api_traffic_break_not
     e2e(&cluster).apply(&churn(&markers, 1));
     e2e(&cluster).wait_rolled_out("churn");
     let mut traffic = Traffic { markers, round: 0 };
-    assert_eq!(learn_steps(&mut cluster, &mut traffic), STEPS);
+    let every = failpoints::with(&API_STEPS);
+    assert_eq!(learn_steps(&mut cluster, &mut traffic, &every), every);
     let mut hit = BTreeSet::new();
     for step in REGISTRATION {
         register_and_die(&mut cluster, step);
@@ -111,7 +76,8 @@ fn i1_i2_i3_i4_i5_i6_i7_i8_fifty_kills_at_every_step_under_api_traffic_break_not
     e2e(&cluster).kubectl("scale deployment churn --replicas=1").check().unwrap();
     wait_churn(&cluster, 1);
     let mut kills = hit.len();
-    let steps: Vec<&str> = STEPS.into_iter().filter(|step| !REGISTRATION.contains(step)).collect();
+    let steps = every.iter().copied().filter(|step| !REGISTRATION.contains(step));
+    let steps: Vec<&str> = steps.collect();
     for round in 0..steps.len().max(KILLS - kills) {
         let step = steps.get(round).copied();
         let when = format!("round {round}, killed at {}", step.unwrap_or("any step"));
@@ -139,7 +105,7 @@ fn i1_i2_i3_i4_i5_i6_i7_i8_fifty_kills_at_every_step_under_api_traffic_break_not
     }
     println!("{kills} kills, at {} steps", hit.len());
     assert!(kills >= KILLS, "{kills}");
-    assert_eq!(Vec::from_iter(hit), STEPS, "never killed at the others");
+    assert_eq!(Vec::from_iter(hit), every, "never killed at the others");
     wait_answers(cluster.node(1));
     traffic.end(&cluster);
 
@@ -154,7 +120,7 @@ fn i1_i2_i3_i4_i5_i6_i7_i8_fifty_kills_at_every_step_under_api_traffic_break_not
         assert!(stream.log().contains(" 0 gaps, 0 resets"), "{}", stream.log());
     }
     stranger.wait(60).unwrap();
-    let tries = tries(&stranger.log());
+    let tries = Summary::last(&stranger.log());
     assert!(tries.ok == 0 && tries.failed > KILLS as u64, "{tries:?}");
 
     let told = judge_pods(&pods.events());
@@ -257,7 +223,7 @@ fn is_cut_off(pod: &Value, state: &str) -> bool {
 }
 
 /// Every failpoint that a registration, a start of the daemon and the traffic pass.
-fn learn_steps(cluster: &mut Cluster, traffic: &mut Traffic) -> Vec<String> {
+fn learn_steps(cluster: &mut Cluster, traffic: &mut Traffic, every: &[&str]) -> Vec<String> {
     let log = cluster.dir().join("steps");
     cluster.kill_agent(1).unwrap();
     delete_node(cluster);
@@ -270,7 +236,7 @@ fn learn_steps(cluster: &mut Cluster, traffic: &mut Traffic) -> Vec<String> {
         rest(cluster);
         let text = std::fs::read_to_string(&log).unwrap();
         steps = text.lines().map(str::to_owned).collect();
-        if round > 1 && STEPS.iter().all(|step| steps.contains(*step)) {
+        if round > 1 && every.iter().all(|step| steps.contains(*step)) {
             break;
         }
         traffic.go_on(cluster);

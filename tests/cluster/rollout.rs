@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use longshore_tests::summary::Summary;
+
 use crate::script::*;
 
 /// Replaces all pods and waits until the old ones are gone.
@@ -38,7 +40,7 @@ fn b28_a_rolling_update_fails_no_request() {
     }
     for client in &mut clients {
         client.wait(60).unwrap();
-        let tries = tries(&client.log());
+        let tries = Summary::last(&client.log());
         assert!(tries.failed == 0 && tries.ok > 100, "{tries:?}: {}", client.log());
     }
 }
@@ -70,7 +72,7 @@ fn b28_a_client_on_the_pods_own_node_is_never_refused() {
     host_load.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
     for load in [&mut load, &mut host_load] {
         load.wait(60).unwrap();
-        let tries = tries(&load.log());
+        let tries = Summary::last(&load.log());
         assert!(tries.failed == 0 && tries.ok > 100, "{tries:?}: {}", load.log());
     }
 }

@@ -208,23 +208,6 @@ pub fn answers(output: &Output) -> BTreeSet<String> {
     output.stdout.lines().map(str::to_owned).filter(|line| line.contains('-')).collect()
 }
 
-/// What a client that repeats itself says at its end: `12 ok, 0 failed, longest 3 ms`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tries {
-    pub ok: u64,
-    pub failed: u64,
-}
-
-/// The last such line of a log.
-pub fn tries(log: &str) -> Tries {
-    let parse = |line: &str| {
-        let (ok, rest) = line.split_once(" ok, ")?;
-        let (failed, _) = rest.split_once(" failed")?;
-        Some(Tries { ok: ok.parse().ok()?, failed: failed.parse().ok()? })
-    };
-    log.lines().rev().find_map(parse).unwrap_or_else(|| panic!("no summary of a client: {log}"))
-}
-
 /// Every event of `kubectl get WORDS -w`, as it was seen.
 pub struct Watched {
     child: Child,

@@ -10,6 +10,7 @@ pub mod containerd;
 #[cfg(feature = "cri")]
 pub mod cri;
 pub mod ctr;
+pub mod failpoints;
 pub mod lab;
 pub mod leak;
 pub mod netns;

@@ -8,8 +8,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// `None`: the client said nothing yet, or was killed before it could count.
-    pub fn of(text: &str) -> Option<Self> {
+    /// # Panics
+    /// There is none: the client was killed before it could count.
+    pub fn last(log: &str) -> Self {
+        Self::of(log).unwrap_or_else(|| panic!("no summary of a client: {log}"))
+    }
+
+    fn of(text: &str) -> Option<Self> {
         text.lines().rev().find_map(|line| {
             let (ok, rest) = line.split_once(" ok, ")?;
             let (failed, _) = rest.split_once(" failed")?;
