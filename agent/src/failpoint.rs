@@ -34,6 +34,17 @@ pub fn hit(name: &'static str) {
     }
 }
 
+/// Passes through a place before `call`, and through one after it.
+pub async fn around<T>(
+    (before, after): (&'static str, &'static str),
+    call: impl Future<Output = T>,
+) -> T {
+    hit(before);
+    let answer = call.await;
+    hit(after);
+    answer
+}
+
 #[cold]
 fn hit_slow(name: &'static str) {
     let plan = PLAN.get_or_init(|| Mutex::new(from_env()));

@@ -54,15 +54,11 @@ pub async fn run(
     uid: &PodUid,
     action: &Action,
 ) -> Result<Option<String>, String> {
-    let places = places(action);
-    if let Some((before, _)) = places {
-        failpoint::hit(before);
+    let effect = Box::pin(effect(shared, jobs, key, uid, action));
+    match places(action) {
+        Some(places) => failpoint::around(places, effect).await,
+        None => effect.await,
     }
-    let result = Box::pin(effect(shared, jobs, key, uid, action)).await;
-    if let Some((_, after)) = places {
-        failpoint::hit(after);
-    }
-    result
 }
 
 async fn effect(

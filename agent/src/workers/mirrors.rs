@@ -79,19 +79,15 @@ async fn write(api: &Api, step: &Step) -> Result<(), ApiError> {
     match step {
         // Somebody was quicker, or it has another UID by now: the watch will show it.
         Step::Create(key, pod) => {
-            failpoint::hit("api.mirror_create.before");
-            let answer = api.create_pod(key, pod).await;
-            failpoint::hit("api.mirror_create.after");
-            match answer {
+            let places = ("api.mirror_create.before", "api.mirror_create.after");
+            match failpoint::around(places, api.create_pod(key, pod)).await {
                 Err(ApiError::Conflict(_)) => Ok(()),
                 other => other,
             }
         }
         Step::Delete(key, uid) => {
-            failpoint::hit("api.mirror_delete.before");
-            let answer = api.delete_pod(key, uid).await;
-            failpoint::hit("api.mirror_delete.after");
-            match answer {
+            let places = ("api.mirror_delete.before", "api.mirror_delete.after");
+            match failpoint::around(places, api.delete_pod(key, uid)).await {
                 Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Ok(()),
                 other => other,
             }

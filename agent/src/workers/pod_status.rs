@@ -314,10 +314,8 @@ async fn patch_status(
     key: &ObjectKey,
     patch: &serde_json::Value,
 ) -> Result<Pod, ApiError> {
-    failpoint::hit("api.pod_status.before");
-    let answer = api.patch_pod_status(key, patch).await;
-    failpoint::hit("api.pod_status.after");
-    answer
+    let places = ("api.pod_status.before", "api.pod_status.after");
+    failpoint::around(places, api.patch_pod_status(key, patch)).await
 }
 
 /// The last status, then the end (A62).
@@ -337,10 +335,8 @@ async fn finish(api: &Api, last: &Final, patch: Option<serde_json::Value>) -> Ou
             Err(error) => return Outcome::Failed(error),
         }
     }
-    failpoint::hit("api.pod_delete.before");
-    let answer = api.delete_pod(&last.key, last.uid.as_str()).await;
-    failpoint::hit("api.pod_delete.after");
-    match answer {
+    let places = ("api.pod_delete.before", "api.pod_delete.after");
+    match failpoint::around(places, api.delete_pod(&last.key, last.uid.as_str())).await {
         Ok(()) | Err(ApiError::NotFound(_) | ApiError::Conflict(_)) => Outcome::Deleted,
         Err(error) => Outcome::Failed(error),
     }

@@ -99,13 +99,6 @@ fn left(file: &Path) -> Option<String> {
     Some(text)
 }
 
-async fn ask(api: &Api, request: &TokenRequest) -> Result<Token, ApiError> {
-    failpoint::hit("api.token.before");
-    let answer = api.request_token(request).await;
-    failpoint::hit("api.token.after");
-    answer
-}
-
 impl Tokens {
     /// Takes in what the pods of `keys` ask for now.
     fn look(&mut self, keys: &BTreeSet<ObjectKey>) {
@@ -175,7 +168,10 @@ impl Tokens {
                     let found = found.and_then(|text| tokens::adopt(&text, &request, now, wall));
                     let result = match found {
                         Some(token) => Ok(token),
-                        None => ask(&api, &request).await,
+                        None => {
+                            let places = ("api.token.before", "api.token.after");
+                            failpoint::around(places, api.request_token(&request)).await
+                        }
                     };
                     (request, wall, result)
                 }));

@@ -72,13 +72,13 @@ impl LeaseKeeper {
         };
         let owner = Some(uid).filter(|uid| !uid.is_empty());
         let wanted = lease(existing.as_ref(), &self.name, owner, self.duration_s, clock::now());
-        failpoint::hit("api.lease.before");
-        let answer = match existing {
-            Some(_) => self.api.replace_node_lease(&wanted).await,
-            None => self.api.create_node_lease(&wanted).await,
+        let write = async {
+            match existing {
+                Some(_) => self.api.replace_node_lease(&wanted).await,
+                None => self.api.create_node_lease(&wanted).await,
+            }
         };
-        failpoint::hit("api.lease.after");
-        answer
+        failpoint::around(("api.lease.before", "api.lease.after"), write).await
     }
 }
 

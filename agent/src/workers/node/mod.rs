@@ -269,9 +269,8 @@ impl NodeWorker {
             return Err(PassError::NotRegistered(name.clone()));
         }
         let wanted = initial(inputs, now);
-        failpoint::hit("api.node_create.before");
-        let created = self.api.create_node(&wanted).await;
-        failpoint::hit("api.node_create.after");
+        let places = ("api.node_create.before", "api.node_create.after");
+        let created = failpoint::around(places, self.api.create_node(&wanted)).await;
         let created = created.map_err(|error| self.failed("create", error))?;
         tracing::info!(node = name, "Registered the Node");
         let mut nothing = Node::default();
@@ -310,9 +309,9 @@ impl NodeWorker {
             let changed = patch_due(before, &wanted, Time(i64::MAX), now);
             let patch = status_patch(before, &wanted);
             let name = &self.identity.name;
-            failpoint::hit("api.node_status.before");
-            let written = self.api.patch_node_status(name, &patch).await;
-            failpoint::hit("api.node_status.after");
+            let places = ("api.node_status.before", "api.node_status.after");
+            let written = self.api.patch_node_status(name, &patch);
+            let written = failpoint::around(places, written).await;
             node = written.map_err(|error| self.failed("write the status of", error))?;
             memory.report_at = self.next_report(changed, now);
             // The next read must not be older than this write.
