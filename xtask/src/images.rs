@@ -21,30 +21,32 @@ pub const BINARY: &str = "bin/longshore-workload";
 /// # Errors
 /// The static build fails: a libc for static linking is missing.
 pub fn build() -> Result<Vec<PathBuf>> {
+    imported(&build_workload()?)
+}
+
+fn imported(workload: &Path) -> Result<Vec<PathBuf>> {
     let pause = ["/bin/longshore-workload", "pause"];
     Ok(vec![
-        cached(PAUSE_IMAGE, "pause.tar", &pause, &[])?,
-        cached(WORKLOAD_IMAGE, "workload.tar", &pause[..1], &[])?,
+        cached(workload, PAUSE_IMAGE, "pause.tar", &pause, &[])?,
+        cached(workload, WORKLOAD_IMAGE, "workload.tar", &pause[..1], &[])?,
     ])
 }
 
 /// The image that nodes pull from a registry of the tests. A link makes its layer another one, so
 /// that no node has it by the images above.
-///
-/// # Errors
-/// As [`build`].
-pub fn pulled() -> Result<PathBuf> {
+fn pulled(workload: &Path) -> Result<PathBuf> {
     let link = ("bin/pulled".to_owned(), "longshore-workload");
-    cached(PULLED_IMAGE, "pulled.tar", &["/bin/longshore-workload"], &[link])
+    cached(workload, PULLED_IMAGE, "pulled.tar", &["/bin/longshore-workload"], &[link])
 }
 
 fn cached(
+    workload: &Path,
     name: &str,
     file: &str,
     entry_point: &[&str],
     links: &[(String, &str)],
 ) -> Result<PathBuf> {
-    let binary = std::fs::read(build_workload()?)?;
+    let binary = std::fs::read(workload)?;
     let key = &sha256(&[&binary, include_bytes!("images.rs") as &[u8]].concat())[..16];
     let dir = paths::cache()?.join(format!("images-{key}"));
     std::fs::create_dir_all(&dir)?;
@@ -202,12 +204,13 @@ pub fn lab(
     runtime: longshore_tests::containerd::Runtime,
     kind: &str,
 ) -> Result<longshore_tests::lab::Lab> {
+    let workload = build_workload()?;
     Ok(longshore_tests::lab::Lab {
         longshore: longshore.to_owned(),
-        workload: build_workload()?,
         runtime,
-        images: build()?,
-        pulled_image: pulled()?,
+        images: imported(&workload)?,
+        pulled_image: pulled(&workload)?,
+        workload,
         dir: paths::lab()?,
         prefix: prefix(kind),
     })
