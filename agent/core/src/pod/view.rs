@@ -68,8 +68,7 @@ impl<'a> View<'a> {
 
     /// A start that this daemon itself saw fail is a failure like any other, and backs off.
     fn is_cut_off(&self, container: &ObservedContainer) -> bool {
-        let failures = &self.input.memory.failures;
-        container.never_ran() && !failures.contains_key(&format!("start/{}", container.id))
+        container.never_ran() && self.input.memory.failed_start(&container.id).is_none()
     }
 
     pub fn newest(&self, name: &str) -> Option<&'a ObservedContainer> {

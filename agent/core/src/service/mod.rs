@@ -148,11 +148,12 @@ impl ServiceCompiler {
         dirty: BTreeSet<ObjectKey>,
         node: &NodeView,
     ) -> (Vec<ImageChange>, Vec<Problem>) {
+        let zone = zone_of(world, node);
         let mut problems = Vec::new();
         let mut before: BTreeMap<Frontend, Option<ServiceEntry>> = BTreeMap::new();
         for key in dirty {
             let slices = self.slices_of.get(&key).into_iter().flatten();
-            let compiled = compile_one(world, &key, slices, &self.locals, node);
+            let compiled = compile_one(world, &key, slices, &self.locals, (node, zone));
             problems.extend(compiled.iter().flat_map(|compiled| compiled.problems.iter().cloned()));
             let old = self.compiled.get(&key);
             let frontends = old.into_iter().chain(&compiled).flat_map(|c| c.entries.keys());
@@ -200,7 +201,7 @@ pub fn compile_full(
     world: &World,
     node: &NodeView,
 ) -> (BTreeMap<Frontend, ServiceEntry>, Vec<Problem>) {
-    let locals = Locals::of(&world.local);
+    let (locals, zone) = (Locals::of(&world.local), zone_of(world, node));
     let mut slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>> = BTreeMap::new();
     for (key, slice) in &world.endpoint_slices {
         if let Some(service) = facts_of(slice).service {
@@ -213,7 +214,9 @@ pub fn compile_full(
     // In key order, so the first claim is the one that counts.
     for key in world.services.keys() {
         let slices = slices_of.get(key).into_iter().flatten();
-        let Some(compiled) = compile_one(world, key, slices, &locals, node) else { continue };
+        let Some(compiled) = compile_one(world, key, slices, &locals, (node, zone)) else {
+            continue;
+        };
         problems.extend(compiled.problems);
         for (at, entry) in compiled.entries {
             claims.entry(at).or_default().insert(key.clone());
@@ -229,7 +232,7 @@ fn compile_one<'a>(
     key: &ObjectKey,
     slices: impl Iterator<Item = &'a ObjectKey>,
     locals: &Locals,
-    node: &NodeView,
+    (node, zone): (&NodeView, &str),
 ) -> Option<Compiled> {
     let service = world.services.get(key)?;
     let slices: Vec<(&ObjectKey, &EndpointSlice)> = slices
@@ -238,7 +241,6 @@ fn compile_one<'a>(
         .collect();
     let spec = service.spec.as_ref();
     let publish_not_ready = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    let zone = zone_of(world, node);
     let around = Around { node, zone, locals, pods: &world.local, publish_not_ready };
     Some(view::compile(key, service, &slices, &around))
 }
